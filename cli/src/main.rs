@@ -1,0 +1,2 @@
+//! The estafet binary.
+fn main() {}

@@ -1,0 +1,4 @@
+//! The open chat network.
+
+pub mod e2e;
+pub mod noise;

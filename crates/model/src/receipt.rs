@@ -1,0 +1,106 @@
+//! Receipts as a lattice: the set of statuses a message has reached only grows (spec/webhooks.md §6).
+
+use serde::{Deserialize, Serialize};
+
+/// One status of one outgoing message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The upstream has it.
+    Sent,
+    /// A phone has it.
+    Delivered,
+    /// A person saw it.
+    Read,
+    /// It will never arrive; final.
+    Failed,
+}
+
+impl Status {
+    /// Every status, in order.
+    pub const ALL: [Self; 4] = [Self::Sent, Self::Delivered, Self::Read, Self::Failed];
+
+    /// The word of the On-Premises API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Delivered => "delivered",
+            Self::Read => "read",
+            Self::Failed => "failed",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// The statuses a message has reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StatusSet(u8);
+
+impl StatusSet {
+    /// Accepted, nothing more.
+    pub const EMPTY: Self = Self(0);
+
+    /// A set as stored.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 0b1111)
+    }
+
+    /// The bits to store.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether `status` was reached.
+    pub const fn contains(self, status: Status) -> bool {
+        self.0 & status.bit() != 0
+    }
+
+    /// Whether the upstream has answered for the message, either way.
+    pub const fn is_settled(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Adds `status`; says whether that is news. After `failed` nothing is.
+    pub fn advance(&mut self, status: Status) -> bool {
+        if self.contains(status) || self.contains(Status::Failed) {
+            return false;
+        }
+        if status == Status::Failed && self.0 & (Status::Delivered.bit() | Status::Read.bit()) != 0 {
+            return false;
+        }
+        self.0 |= status.bit();
+        true
+    }
+
+    /// The furthest status reached.
+    pub fn furthest(self) -> Option<Status> {
+        Status::ALL.into_iter().rev().find(|s| self.contains(*s))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_news_once_and_never_regresses() {
+        let mut set = StatusSet::EMPTY;
+        assert!(set.advance(Status::Sent));
+        assert!(set.advance(Status::Read));
+        assert!(set.advance(Status::Delivered), "a late callback is still sent");
+        assert!(!set.advance(Status::Delivered));
+        assert!(!set.advance(Status::Failed), "delivered messages do not fail");
+        assert_eq!(set.furthest(), Some(Status::Read));
+    }
+
+    #[test]
+    fn failed_is_final() {
+        let mut set = StatusSet::EMPTY;
+        assert!(set.advance(Status::Sent) && set.advance(Status::Failed));
+        assert!(Status::ALL.into_iter().all(|s| !set.advance(s)));
+        assert_eq!(StatusSet::from_bits(set.bits()), set);
+    }
+}

@@ -1,0 +1,135 @@
+//! The application settings of a number (spec/settings.md §1).
+
+use serde::{Deserialize, Serialize};
+
+/// Everything `/v1/settings/application` holds. The JSON form is the one of the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Step of the linear back-off after a failed callback, milliseconds.
+    pub callback_backoff_delay_ms: u64,
+    /// Longest distance between two tries of a callback, milliseconds.
+    pub max_callback_backoff_delay_ms: u64,
+    /// Whether callbacks are stored until acknowledged.
+    pub callback_persist: bool,
+    /// Seconds; an upper bound for the faster detector of ours.
+    pub heartbeat_interval: u64,
+    /// Seconds; an upper bound for the faster detector of ours.
+    pub unhealthy_interval: u64,
+    /// Incoming media.
+    pub media: MediaSettings,
+    /// Where and what callbacks are sent.
+    pub webhooks: WebhookSettings,
+    /// Messages leave the database once delivered or read, and `read` is not reported.
+    pub pass_through: bool,
+    /// Which garbage is collected.
+    pub garbagecollector_enable: GarbageCollectorSettings,
+    /// Tell when a user changes number.
+    pub notify_user_change_number: bool,
+    /// Tell when a user's identity key changes, and hold messages until acknowledged.
+    pub show_security_notifications: bool,
+    /// Do not fetch the media of an ad referral.
+    pub skip_referral_media_download: bool,
+    /// Leave `conversation` and `pricing` out of status callbacks.
+    pub webhook_payload_conversation_pricingmodel_disabled: bool,
+    /// Shrink the connection pool of each coreapp.
+    pub axolotl_context_striping_disabled: bool,
+    /// Old pager number; stored, not acted on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_call_pager: Option<String>,
+    /// Alias of `log_level=debug`.
+    pub verbose_logging: bool,
+    /// `error`, `warning`, `info` or `debug`.
+    pub log_level: String,
+}
+
+/// `media.*`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MediaSettings {
+    /// Kinds of incoming media stored at once.
+    pub auto_download: Vec<String>,
+}
+
+/// `webhooks.*`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebhookSettings {
+    /// Target of all callbacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Callbacks in flight: 6, 12, 18 or 24.
+    pub max_concurrent_requests: u32,
+    /// Switches per status.
+    pub message: MessageSwitches,
+}
+
+/// `webhooks.message.*`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MessageSwitches {
+    /// Send `sent`.
+    pub sent: bool,
+    /// Send `delivered`.
+    pub delivered: bool,
+    /// Send `read`.
+    pub read: bool,
+}
+
+/// `garbagecollector_enable.*`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GarbageCollectorSettings {
+    /// Remove old messages.
+    pub messages: bool,
+    /// Remove unused media.
+    pub media: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            callback_backoff_delay_ms: 3000,
+            max_callback_backoff_delay_ms: 900_000,
+            callback_persist: true,
+            heartbeat_interval: 5,
+            unhealthy_interval: 30,
+            media: MediaSettings::default(),
+            webhooks: WebhookSettings::default(),
+            pass_through: false,
+            garbagecollector_enable: GarbageCollectorSettings::default(),
+            notify_user_change_number: false,
+            show_security_notifications: false,
+            skip_referral_media_download: false,
+            webhook_payload_conversation_pricingmodel_disabled: false,
+            axolotl_context_striping_disabled: false,
+            on_call_pager: None,
+            verbose_logging: false,
+            log_level: "info".to_owned(),
+        }
+    }
+}
+
+impl Default for MediaSettings {
+    fn default() -> Self {
+        Self { auto_download: ["image", "video", "voice", "sticker", "audio", "document"].map(str::to_owned).to_vec() }
+    }
+}
+
+impl Default for WebhookSettings {
+    fn default() -> Self {
+        Self { url: None, max_concurrent_requests: 6, message: MessageSwitches::default() }
+    }
+}
+
+impl Default for MessageSwitches {
+    fn default() -> Self {
+        Self { sent: false, delivered: true, read: true }
+    }
+}
+
+impl Default for GarbageCollectorSettings {
+    fn default() -> Self {
+        Self { messages: true, media: false }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the owner of a shard writes: one [`Batch`] is one fenced transaction.
+
+use bytes::Bytes;
+use estafet_model::{IdKey, Seq, Slot, StatusSet, WaId};
+
+/// Everything one transaction writes. Each list becomes one statement (or a few) on every back end.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Accepted messages; those whose `id_key` is already stored are ignored.
+    pub messages: Vec<NewMessage>,
+    /// Statuses, as the owner decided them (absolute values; replaces the row).
+    pub statuses: Vec<StatusRow>,
+    /// Slots below whose position every message is settled; only ever moves up.
+    pub outbox_cursors: Vec<(Slot, Seq)>,
+    /// End-to-end sessions, replaced.
+    pub sessions: Vec<SessionRow>,
+    /// Incoming messages; those whose id is already stored are ignored.
+    pub inbound: Vec<NewInbound>,
+    /// Incoming messages that the business has read, by id.
+    pub inbound_read: Vec<String>,
+    /// Callback events; those whose position is already stored are ignored.
+    pub events: Vec<NewEvent>,
+    /// Callback events that are done, removed.
+    pub events_done: Vec<EventRef>,
+    /// Callback events given up: moved to the dead letters.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Messages and incoming messages that `pass_through` removes once settled.
+    pub forgotten_messages: Vec<(Slot, Seq)>,
+}
+
+impl Batch {
+    /// Number of rows it writes.
+    pub fn rows(&self) -> usize {
+        self.messages.len()
+            + self.statuses.len()
+            + self.outbox_cursors.len()
+            + self.sessions.len()
+            + self.inbound.len()
+            + self.inbound_read.len()
+            + self.events.len()
+            + self.events_done.len()
+            + self.dead_letters.len()
+            + self.forgotten_messages.len()
+    }
+
+    /// Whether it writes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+}
+
+/// An accepted message.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    /// Slot of the recipient.
+    pub slot: Slot,
+    /// Position in the slot.
+    pub seq: Seq,
+    /// Unique key of the id.
+    pub id_key: IdKey,
+    /// The user it is for.
+    pub recipient: WaId,
+    /// Wall clock at acceptance, milliseconds since 1970.
+    pub accepted_at_ms: i64,
+    /// Canonical JSON of the message.
+    pub body: Bytes,
+}
+
+/// The statuses of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusRow {
+    /// Slot of the message.
+    pub slot: Slot,
+    /// Position of the message.
+    pub seq: Seq,
+    /// Statuses reached.
+    pub statuses: StatusSet,
+    /// Code of the failure, if it failed.
+    pub error_code: Option<u16>,
+    /// When the last status was reached, milliseconds since 1970.
+    pub changed_at_ms: i64,
+}
+
+/// The end-to-end state with one peer, opaque here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Slot of the peer.
+    pub slot: Slot,
+    /// The peer.
+    pub peer: WaId,
+    /// Pickled state.
+    pub state: Bytes,
+}
+
+/// An incoming message.
+#[derive(Clone, Debug)]
+pub struct NewInbound {
+    /// Slot of the sender.
+    pub slot: Slot,
+    /// Id in text form, unique for the number.
+    pub id: String,
+    /// The user who wrote it.
+    pub sender: WaId,
+    /// Profile name the sender had, if known.
+    pub profile_name: String,
+    /// When the network took it, milliseconds since 1970.
+    pub sent_at_ms: i64,
+    /// Canonical JSON of the message.
+    pub body: Bytes,
+}
+
+/// A callback event, rendered once.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Slot of the contact.
+    pub slot: Slot,
+    /// Position in the slot.
+    pub seq: Seq,
+    /// The contact whose lane it waits in; `None` for events of the number itself.
+    pub contact: Option<WaId>,
+    /// Kind, for metrics: `status_change`, `inbound_message`, `error`.
+    pub kind: &'static str,
+    /// When it happened, milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// The body to POST.
+    pub body: Bytes,
+}
+
+/// The position of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventRef {
+    /// Slot of the contact.
+    pub slot: Slot,
+    /// Position in the slot.
+    pub seq: Seq,
+}
+
+/// An event that was given up.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Which one.
+    pub event: EventRef,
+    /// Why, for people.
+    pub reason: String,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// What a commit did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Indices into `Batch::messages` of those that were stored before under the same id.
+    pub duplicate_messages: Vec<usize>,
+}

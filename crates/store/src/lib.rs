@@ -1,0 +1,200 @@
+//! The message database: one trait, [`Store`], and its back ends.
+//!
+//! What it keeps: messages (body immutable, state narrow and apart), incoming messages, the
+//! callback outbox, end-to-end sessions, ownership epochs, users, tokens, settings, contacts.
+//! What it does not decide: anything. The owner of a shard decides in its core and writes with
+//! [`Store::commit`]; the only rule kept here is the fence.
+//!
+//! **I2**: [`Store::commit`] takes effect only while the owner's epoch is the one in
+//! `shard_owner`; the check happens inside the same transaction, under a lock that a takeover
+//! conflicts with (`FOR SHARE` on PostgreSQL; never `FOR KEY SHARE`, which does not fence).
+//!
+//! Every write of a batch may be repeated: inserts ignore rows that are there, changes set
+//! absolute values. So a commit whose answer was lost is simply sent again (**I9**).
+
+pub mod batch;
+pub mod rows;
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use async_trait::async_trait;
+use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
+
+pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow};
+pub use rows::{ContactRow, Holder, InboundRow, MessageRow, OwnerRow, RevokedToken, Role, StoredEvent, UserRow, Versions};
+
+/// A shared handle to a back end.
+pub type SharedStore = Arc<dyn Store>;
+
+/// The right under which an owner writes: checked against `shard_owner` in every transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fence {
+    /// Business number.
+    pub number: WaId,
+    /// Shard of `count`.
+    pub shard: Shard,
+    /// Shard count the ownership is of.
+    pub count: ShardCount,
+    /// Epoch the owner was given.
+    pub epoch: Epoch,
+}
+
+impl Fence {
+    /// The slots the owner may write.
+    pub fn slots(&self) -> RangeInclusive<Slot> {
+        self.count.slots_of(self.shard)
+    }
+}
+
+/// What a failed operation means for the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A newer epoch owns the shard: drop it and write no more.
+    #[error("epoch {ours} of {number} shard {shard} is fenced")]
+    Fenced {
+        /// Number of the ownership.
+        number: WaId,
+        /// Shard of the ownership.
+        shard: Shard,
+        /// The epoch the write carried.
+        ours: Epoch,
+    },
+    /// Somebody else holds the number (or the data directory).
+    #[error("{what} is held by {holder}")]
+    Held {
+        /// What is held.
+        what: String,
+        /// Who holds it, for people.
+        holder: String,
+    },
+    /// The row is there already.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// The database could not be reached or answered with a passing failure; whether a commit took
+    /// place is unknown. Repeat the operation.
+    #[error("database unavailable: {0}")]
+    Unavailable(String),
+    /// The database refused, and will refuse again.
+    #[error("database error: {0}")]
+    Failed(String),
+}
+
+impl Error {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// Short form used throughout.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A guard; while it lives, nobody else can hold the same number on this database.
+pub trait Hold: Send + Sync {
+    /// Fails when the hold was lost (connection gone) without our knowing.
+    fn is_held(&self) -> bool;
+}
+
+/// The message database.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Name of the back end: `sqlite`, `postgres`, `mysql`.
+    fn backend(&self) -> &'static str;
+
+    /// Creates or upgrades the schema. Safe to run from several processes at once.
+    async fn migrate(&self) -> Result<()>;
+
+    /// Takes the number for one process that coordinates it alone (the sandbox). The error names
+    /// the holder.
+    async fn hold(&self, number: WaId, holder: &Holder) -> Result<Box<dyn Hold>>;
+
+    // -- ownership (reliability.md §6.4) --
+
+    /// All owner rows of all numbers.
+    async fn owners(&self) -> Result<Vec<OwnerRow>>;
+
+    /// Takes a shard: epoch + 1, provided the stored epoch still is `seen` (`None`: no row yet)
+    /// and no newer master term has written. `Ok(None)` when somebody was faster.
+    async fn claim(
+        &self,
+        number: WaId,
+        shard: Shard,
+        count: ShardCount,
+        seen: Option<Epoch>,
+        owner: &str,
+        boot: BootId,
+        master_term: i64,
+        now_ms: i64,
+    ) -> Result<Option<Fence>>;
+
+    // -- the owner's writes and reads --
+
+    /// Writes a batch in one fenced transaction, durable when it returns.
+    async fn commit(&self, fence: &Fence, batch: &Batch) -> Result<Committed>;
+
+    /// Messages of the given slots that the upstream has not settled, oldest first in each slot,
+    /// after the given position, at most `limit` for each slot.
+    async fn outbox(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<MessageRow>>;
+
+    /// Messages by position (for a retry request of a phone).
+    async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>>;
+
+    /// Statuses of the given messages; absent ones were never settled.
+    async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>>;
+
+    /// Undelivered events of the given slots, oldest first, after the given position.
+    async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>>;
+
+    /// Number of undelivered events and unsettled messages of a slot range.
+    async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)>;
+
+    /// Incoming messages by id; unknown ids are left out.
+    async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>>;
+
+    /// End-to-end sessions with the given peers.
+    async fn sessions(&self, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>>;
+
+    // -- secrets of a number or of the cluster --
+
+    /// Reads a secret, storing `fresh` first if there is none; all callers get the same value.
+    async fn secret(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>>;
+
+    /// A number that differs from those of the last 65,536 calls: the tag of an id generator.
+    async fn next_tag(&self) -> Result<u16>;
+
+    // -- users, tokens, settings, contacts (the webapps) --
+
+    /// Counters that grow with each change of users and settings of a number.
+    async fn versions(&self, number: WaId) -> Result<Versions>;
+
+    /// All users of a number.
+    async fn users(&self, number: WaId) -> Result<Vec<UserRow>>;
+
+    /// Adds a user; [`Error::Exists`] if the name is taken.
+    async fn create_user(&self, number: WaId, user: &UserRow) -> Result<()>;
+
+    /// Replaces a user's row; `false` if there is none.
+    async fn update_user(&self, number: WaId, user: &UserRow) -> Result<bool>;
+
+    /// Removes a user; `false` if there is none.
+    async fn delete_user(&self, number: WaId, username: &str) -> Result<bool>;
+
+    /// Revokes one token until it expires by itself. Also forgets revocations that expired before `now_ms`.
+    async fn revoke_token(&self, number: WaId, token: &RevokedToken, now_ms: i64) -> Result<()>;
+
+    /// Tokens revoked one by one.
+    async fn revoked_tokens(&self, number: WaId) -> Result<Vec<RevokedToken>>;
+
+    /// The application settings as JSON, with their version; `None` before the first write.
+    async fn settings(&self, number: WaId) -> Result<Option<(u64, String)>>;
+
+    /// Writes the settings if their version still is `expected` (0: none yet); the new version, or
+    /// `None` if somebody else wrote meanwhile.
+    async fn put_settings(&self, number: WaId, expected: u64, body: &str) -> Result<Option<u64>>;
+
+    /// Contacts by `wa_id`; unknown ones are left out.
+    async fn contacts(&self, number: WaId, wa_ids: &[WaId]) -> Result<Vec<ContactRow>>;
+
+    /// Inserts or replaces the look-up result of contacts (`on_network`, `checked_at_ms`), leaving the rest alone.
+    async fn put_contact_checks(&self, number: WaId, contacts: &[ContactRow]) -> Result<()>;
+}

@@ -1,0 +1,145 @@
+//! What the store gives back.
+
+use std::fmt;
+
+use bytes::Bytes;
+use estafet_model::{BootId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, WaId};
+use serde::{Deserialize, Serialize};
+
+/// Who holds a number or a data directory; shown to the one who is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Name of the node.
+    pub node: String,
+    /// Host name.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: i64,
+    /// Where its API answers, if it has one.
+    pub base_url: Option<String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {} on {})", self.node, self.pid, self.host)
+    }
+}
+
+/// One row of `shard_owner`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerRow {
+    /// Business number.
+    pub number: WaId,
+    /// Shard of `count`.
+    pub shard: Shard,
+    /// Shard count.
+    pub count: ShardCount,
+    /// Current epoch.
+    pub epoch: Epoch,
+    /// Node that owns it.
+    pub owner: String,
+    /// Start of that node's process.
+    pub boot: BootId,
+}
+
+/// An outgoing message as the sender needs it.
+#[derive(Clone, Debug)]
+pub struct MessageRow {
+    /// Slot of the recipient.
+    pub slot: Slot,
+    /// Position in the slot.
+    pub seq: Seq,
+    /// Unique key of the id.
+    pub id_key: IdKey,
+    /// The user it is for.
+    pub recipient: WaId,
+    /// Wall clock at acceptance, milliseconds since 1970.
+    pub accepted_at_ms: i64,
+    /// Canonical JSON of the message.
+    pub body: Bytes,
+}
+
+/// A stored callback event.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Slot of the contact.
+    pub slot: Slot,
+    /// Position in the slot.
+    pub seq: Seq,
+    /// The contact, `None` for events of the number itself.
+    pub contact: Option<WaId>,
+    /// Kind, for metrics.
+    pub kind: String,
+    /// When it happened, milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// The body to POST.
+    pub body: Bytes,
+}
+
+/// An incoming message, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundRow {
+    /// Id in text form.
+    pub id: String,
+    /// The user who wrote it.
+    pub sender: WaId,
+    /// Whether the business has read it.
+    pub read: bool,
+}
+
+/// What an account may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Messaging.
+    User,
+}
+
+/// An account of the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRow {
+    /// Name, unique for the number.
+    pub username: String,
+    /// Role.
+    pub role: Role,
+    /// Argon2id hash in PHC form.
+    pub password_hash: String,
+    /// Whether the password is the initial one and must be changed at the next login.
+    pub must_change: bool,
+    /// Tokens issued at or before this moment are void, milliseconds since 1970.
+    pub tokens_valid_after_ms: i64,
+    /// Distinguishes two accounts of the same name, one deleted: tokens carry it.
+    pub generation: i64,
+}
+
+/// A token revoked on its own (`auth.logout_scope = token`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedToken {
+    /// Random id of the token.
+    pub id: String,
+    /// When it would have expired, milliseconds since 1970.
+    pub expires_at_ms: i64,
+}
+
+/// Change counters of a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// Users and revoked tokens.
+    pub users: u64,
+    /// Application settings.
+    pub settings: u64,
+}
+
+/// What is known of a contact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContactRow {
+    /// The user.
+    pub wa_id: WaId,
+    /// Whether the network knows the user.
+    pub on_network: bool,
+    /// When that was looked up, milliseconds since 1970.
+    pub checked_at_ms: i64,
+}

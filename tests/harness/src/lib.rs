@@ -1,1 +1,31 @@
-//! To be written.
+//! What surrounds Estafet in tests, drills and benches: the things it needs and the things it is compared with.
+//!
+//! * [`postgres`]: a PostgreSQL of its own. [`sandbox`]: the `estafet sandbox` process. [`client`]: what callers and phones do.
+//! * [`sink`]: a receiver of callbacks with scripted answers. [`raw`]: bytes on a socket, well-formed or not.
+//! * [`ledger`]: what was accepted against what phones and the receiver saw (**I3**-**I6**).
+//! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
+//!
+//! Everything listens on a port of its own on loopback and lives in a temporary directory. Nothing here sleeps:
+//! waiting is for an event, with a deadline after which it is an error that shows what was seen.
+
+pub mod client;
+pub mod environment;
+pub mod ledger;
+pub mod postgres;
+pub mod process;
+pub mod raw;
+pub mod sandbox;
+pub mod sink;
+pub mod vectors;
+
+pub use client::{Answer, Api, Message};
+pub use ledger::Ledger;
+pub use postgres::Postgres;
+pub use sandbox::Sandbox;
+pub use sink::Sink;
+
+use std::time::Duration;
+
+/// How long a test waits for something that should happen at once. Generous, because machines are
+/// shared; it bounds a hang and asserts nothing about speed.
+pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,245 @@
+//! What callers and phones do, typed: the `/v1` API and the sandbox's control interface under `/sandbox/`.
+//!
+//! An [`Api`] is one account on one server. Methods named after an action expect it to succeed and fail with
+//! the whole answer otherwise; [`Api::call`] returns any [`Answer`] for tests of refusals.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// An answer, read to its end.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body as it came.
+    pub text: String,
+    /// Body as JSON; null if it is none.
+    pub body: Value,
+}
+
+impl Answer {
+    /// The code of the first error.
+    pub fn error_code(&self) -> Option<u64> {
+        self.body.pointer("/errors/0/code")?.as_u64()
+    }
+
+    /// A text of the body.
+    pub fn text_at(&self, pointer: &str) -> Option<&str> {
+        self.body.pointer(pointer)?.as_str()
+    }
+
+    fn expect(self, status: StatusCode) -> anyhow::Result<Self> {
+        ensure!(self.status == status.as_u16(), "expected {status}, got {}: {}", self.status, self.text);
+        Ok(self)
+    }
+}
+
+/// A message on a phone.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Message {
+    /// Counts from 1 on each phone.
+    pub n: u64,
+    /// Message id.
+    pub id: String,
+    /// The business that sent it.
+    pub from: String,
+    /// Milliseconds since 1970.
+    pub received_at: i64,
+    /// What the phone decrypted.
+    pub content: Value,
+}
+
+impl Message {
+    /// The text of a text message; empty for others.
+    pub fn text(&self) -> &str {
+        self.content.pointer("/text/body").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// What a phone shows.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Inbox {
+    /// Number of the phone.
+    pub phone: String,
+    /// Messages, in the order they arrived.
+    pub messages: Vec<Message>,
+    /// Deliveries of messages it had already; always 0 (**I4**).
+    pub duplicates: u64,
+}
+
+/// A caller of the API.
+#[derive(Clone, Debug)]
+pub struct Api {
+    base_url: String,
+    http: reqwest::Client,
+    authorization: Option<String>,
+}
+
+impl Api {
+    /// A caller without an account.
+    pub fn anonymous(base_url: &str) -> anyhow::Result<Self> {
+        estafet_runtime::install_crypto();
+        // A time-out longer than any the server has: a request that hangs is an error, not a hung test.
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
+        Ok(Self { base_url: base_url.trim_end_matches('/').to_owned(), http, authorization: None })
+    }
+
+    /// The same caller with this `Authorization` header.
+    #[must_use]
+    pub fn with_authorization(&self, value: impl Into<String>) -> Self {
+        Self { authorization: Some(value.into()), ..self.clone() }
+    }
+
+    /// Where the server answers.
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// The socket the server listens on.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        let (_, address) = self.base_url.split_once("://").context("no scheme in the base URL")?;
+        address.parse().with_context(|| format!("not a socket address: {address}"))
+    }
+
+    /// The token of its account.
+    pub fn token(&self) -> Option<&str> {
+        self.authorization.as_deref()?.strip_prefix("Bearer ")
+    }
+
+    /// Any request of the API.
+    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+        let body = body.map(|body| ("application/json", body.to_string().into_bytes()));
+        self.request(method, path, body).await
+    }
+
+    /// Any request with a body of any kind.
+    pub async fn request(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> anyhow::Result<Answer> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base_url));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        if let Some((content_type, bytes)) = body {
+            request = request.header("Content-Type", content_type).body(bytes);
+        }
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let text = answer.text().await?;
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Ok(Answer { status, headers, text, body })
+    }
+
+    /// A login, whatever its outcome.
+    pub async fn try_login(&self, user: &str, password: &str, new_password: Option<&str>) -> anyhow::Result<Answer> {
+        let body = new_password.map(|password| json!({ "new_password": password }));
+        self.with_authorization(basic(user, password)).call(Method::POST, "/v1/users/login", body.as_ref()).await
+    }
+
+    /// Logs in and returns the account.
+    pub async fn login(&self, user: &str, password: &str) -> anyhow::Result<Self> {
+        let answer = self.try_login(user, password, None).await?.expect(StatusCode::OK)?;
+        let token = answer.text_at("/users/0/token").with_context(|| format!("no token in {}", answer.text))?;
+        Ok(self.with_authorization(format!("Bearer {token}")))
+    }
+
+    /// Creates a user and logs it in.
+    pub async fn create_user(&self, user: &str, password: &str) -> anyhow::Result<Self> {
+        let body = json!({ "username": user, "password": password });
+        self.call(Method::POST, "/v1/users", Some(&body)).await?.expect(StatusCode::CREATED)?;
+        self.login(user, password).await
+    }
+
+    /// Sends any message and returns its id.
+    pub async fn send(&self, message: &Value) -> anyhow::Result<String> {
+        let answer = self.call(Method::POST, "/v1/messages", Some(message)).await?.expect(StatusCode::CREATED)?;
+        let id = answer.text_at("/messages/0/id").with_context(|| format!("no id in {}", answer.text))?;
+        Ok(id.to_owned())
+    }
+
+    /// Sends a text and returns its id.
+    pub async fn send_text(&self, to: &str, text: &str) -> anyhow::Result<String> {
+        self.send(&text_message(to, text)).await
+    }
+
+    /// Checks contacts, waiting for the look-up.
+    pub async fn contacts(&self, numbers: &[&str]) -> anyhow::Result<Value> {
+        let body = json!({ "blocking": "wait", "contacts": numbers });
+        let answer = self.call(Method::POST, "/v1/contacts", Some(&body)).await?.expect(StatusCode::OK)?;
+        Ok(answer.body["contacts"].clone())
+    }
+
+    /// Marks an incoming message as read.
+    pub async fn mark_read(&self, id: &str) -> anyhow::Result<()> {
+        let body = json!({ "status": "read" });
+        self.call(Method::PUT, &format!("/v1/messages/{id}"), Some(&body)).await?.expect(StatusCode::OK).map(drop)
+    }
+
+    /// Changes application settings.
+    pub async fn patch_settings(&self, settings: &Value) -> anyhow::Result<()> {
+        self.call(Method::PATCH, "/v1/settings/application", Some(settings)).await?.expect(StatusCode::OK).map(drop)
+    }
+
+    /// The application settings.
+    pub async fn settings(&self) -> anyhow::Result<Value> {
+        let answer = self.call(Method::GET, "/v1/settings/application", None).await?.expect(StatusCode::OK)?;
+        Ok(answer.body["settings"]["application"].clone())
+    }
+
+    /// The metrics of the process, in the Prometheus text format.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        Ok(self.call(Method::GET, "/metrics", None).await?.expect(StatusCode::OK)?.text)
+    }
+
+    // -- phones of the sandbox --
+
+    /// Puts a phone on the network.
+    pub async fn add_phone(&self, number: &str, name: &str) -> anyhow::Result<()> {
+        let body = json!({ "number": number, "name": name });
+        let answer = self.call(Method::POST, "/sandbox/phones", Some(&body)).await?;
+        ensure!((200..300).contains(&answer.status), "phone {number} not added: {} {}", answer.status, answer.text);
+        Ok(())
+    }
+
+    /// What a phone shows.
+    pub async fn inbox(&self, phone: &str) -> anyhow::Result<Inbox> {
+        let answer = self.call(Method::GET, &format!("/sandbox/phones/{phone}/inbox"), None).await?.expect(StatusCode::OK)?;
+        Ok(serde_json::from_value(answer.body)?)
+    }
+
+    /// Switches a phone: `deliver`, `read`, `ignore`, `offline` or `block`.
+    pub async fn set_phone(&self, phone: &str, mode: &str) -> anyhow::Result<()> {
+        let body = json!({ "mode": mode });
+        let answer = self.call(Method::PUT, &format!("/sandbox/phones/{phone}/mode"), Some(&body)).await?;
+        ensure!((200..300).contains(&answer.status), "phone {phone} not set: {} {}", answer.status, answer.text);
+        Ok(())
+    }
+
+    /// Makes a phone write to the business; returns the id of its message.
+    pub async fn phone_sends(&self, phone: &str, content: &Value) -> anyhow::Result<String> {
+        let answer = self.call(Method::POST, &format!("/sandbox/phones/{phone}/messages"), Some(content)).await?;
+        ensure!((200..300).contains(&answer.status), "phone {phone} cannot write: {} {}", answer.status, answer.text);
+        let id = answer.text_at("/id").with_context(|| format!("no id in {}", answer.text))?;
+        Ok(id.to_owned())
+    }
+
+    /// Makes a phone write a text to the business; returns the id of its message.
+    pub async fn phone_sends_text(&self, phone: &str, text: &str) -> anyhow::Result<String> {
+        self.phone_sends(phone, &json!({ "type": "text", "text": { "body": text } })).await
+    }
+}
+
+/// The header of a login.
+pub fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// The body of a text message.
+pub fn text_message(to: &str, text: &str) -> Value {
+    json!({ "to": to, "type": "text", "text": { "body": text } })
+}

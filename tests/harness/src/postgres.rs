@@ -1,0 +1,251 @@
+//! A PostgreSQL of its own: initialised in a temporary directory, on a free port, stopped when dropped.
+//!
+//! PostgreSQL refuses to run as root; then it runs as the user `postgres`, which the package creates.
+
+use std::{
+    net::TcpListener,
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::{
+    sys::signal::Signal,
+    unistd::{User, geteuid},
+};
+use tempfile::TempDir;
+
+use crate::process::{Announces, Process, end_of};
+
+/// The line of its log after which PostgreSQL takes connections.
+const READY: &str = "database system is ready to accept connections";
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How often another free port is tried when somebody was faster.
+const PORT_TRIES: u32 = 5;
+
+/// A running PostgreSQL.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    port: u16,
+    binaries: PathBuf,
+    user: Option<(u32, u32)>,
+    // Removed after the process: fields are dropped in this order.
+    directory: TempDir,
+}
+
+/// How PostgreSQL is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    fsync: bool,
+    within: Option<PathBuf>,
+}
+
+impl Options {
+    /// Whether commits reach the disk. Off in tests: they kill Estafet, not the machine.
+    #[must_use]
+    pub fn fsync(mut self, on: bool) -> Self {
+        self.fsync = on;
+        self
+    }
+
+    /// Makes the data directory below `directory` and not in the system's temporary one.
+    #[must_use]
+    pub fn within(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.within = Some(directory.into());
+        self
+    }
+
+    /// Initialises and starts it.
+    pub async fn start(self) -> anyhow::Result<Postgres> {
+        let binaries = binaries()?;
+        let user = unprivileged_user()?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("estafet-postgres-");
+        let directory = match &self.within {
+            Some(within) => builder.tempdir_in(within)?,
+            None => builder.tempdir()?,
+        };
+        if let Some((uid, gid)) = user {
+            chown(directory.path(), Some(uid), Some(gid)).context("cannot give the data directory to the user postgres")?;
+        }
+        initialise(&binaries, user, directory.path()).await?;
+        let log = directory.path().join("log");
+        for _ in 0..PORT_TRIES {
+            let port = free_port()?;
+            let command = self.server(&binaries, user, directory.path(), port);
+            let ready = |line: &str| line.contains(READY).then_some(());
+            match Process::start("postgres", command, &log, Announces::OnStderr, ready, DEADLINE).await {
+                Ok((process, ())) => return Ok(Postgres { process, port, binaries, user, directory }),
+                Err(error) if error.to_string().contains("could not bind") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("no port was free for PostgreSQL in {PORT_TRIES} tries")
+    }
+
+    fn server(&self, binaries: &Path, user: Option<(u32, u32)>, directory: &Path, port: u16) -> Command {
+        let on_off = |on| if on { "on" } else { "off" };
+        let mut command = as_user(Command::new(binaries.join("postgres")), user, directory);
+        command.arg("-D").arg(directory.join("data")).arg("-k").arg(directory);
+        command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+        for setting in [
+            format!("fsync={}", on_off(self.fsync)),
+            format!("full_page_writes={}", on_off(self.fsync)),
+            format!("synchronous_commit={}", on_off(self.fsync)),
+            format!("shared_buffers={}", if self.fsync { "256MB" } else { "64MB" }),
+            format!("max_wal_size={}", if self.fsync { "4GB" } else { "1GB" }),
+        ] {
+            command.arg("-c").arg(setting);
+        }
+        command
+    }
+}
+
+impl Postgres {
+    /// Starts one whose commits do not reach the disk, for tests.
+    pub async fn start() -> anyhow::Result<Self> {
+        Options::default().start().await
+    }
+
+    /// Says how to start one.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// The URL of a database.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://estafet@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Creates an empty database and returns its URL.
+    pub async fn create_database(&self, name: &str) -> anyhow::Result<String> {
+        ensure!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "not a plain database name: {name}");
+        self.query("postgres", &format!("CREATE DATABASE {name}")).await?;
+        Ok(self.url(name))
+    }
+
+    /// Runs one statement with psql and returns its rows, columns separated by `|`.
+    pub async fn query(&self, database: &str, sql: &str) -> anyhow::Result<String> {
+        let mut command = as_user(Command::new(self.binaries.join("psql")), self.user, self.directory.path());
+        command.args(["-X", "-v", "ON_ERROR_STOP=1", "-Atc", sql, &self.url(database)]);
+        run("psql", command).await
+    }
+
+    /// The process id of the server; its workers are children of it.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where its data are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The last lines of its log.
+    pub fn end_of_log(&self) -> String {
+        end_of(self.process.log())
+    }
+
+    /// Stops it in order: sessions are ended, everything is written.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.process.signal(Signal::SIGINT)?;
+        let status = self.process.wait(DEADLINE).await?;
+        ensure!(status.success(), "PostgreSQL ended with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // SIGQUIT takes the workers down with the server, which a SIGKILL of the server alone would not;
+        // there is nothing to keep. `Process` waits for the end.
+        if self.process.is_running() {
+            let _ = self.process.signal(Signal::SIGQUIT);
+            self.process.wait_here();
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn binaries() -> anyhow::Result<PathBuf> {
+    const MISSING: &str = "PostgreSQL is not installed: install the package `postgresql` (make setup does)";
+    let output = Command::new("pg_config").arg("--bindir").output();
+    let said = output
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    said.into_iter()
+        .chain(installed_versions())
+        .find(|path| path.join("initdb").is_file() && path.join("postgres").is_file())
+        .context(MISSING)
+}
+
+/// Debian's directories, newest first, for machines without `pg_config`.
+fn installed_versions() -> Vec<PathBuf> {
+    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .collect();
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    versions.into_iter().map(|(_, path)| path).collect()
+}
+
+fn unprivileged_user() -> anyhow::Result<Option<(u32, u32)>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let user = User::from_name("postgres")?.context("PostgreSQL does not run as root and there is no user `postgres`")?;
+    Ok(Some((user.uid.as_raw(), user.gid.as_raw())))
+}
+
+fn as_user(mut command: Command, user: Option<(u32, u32)>, directory: &Path) -> Command {
+    if let Some((uid, gid)) = user {
+        command.uid(uid).gid(gid);
+    }
+    // A directory of its own: that of the caller may not be readable for the other user.
+    command.current_dir(directory);
+    command
+}
+
+async fn initialise(binaries: &Path, user: Option<(u32, u32)>, directory: &Path) -> anyhow::Result<()> {
+    let mut command = as_user(Command::new(binaries.join("initdb")), user, directory);
+    command.arg("-D").arg(directory.join("data"));
+    command.args(["-U", "estafet", "--auth=trust", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C"]);
+    run("initdb", command).await.map(drop)
+}
+
+async fn run(name: &'static str, mut command: Command) -> anyhow::Result<String> {
+    let output = tokio::task::spawn_blocking(move || command.output()).await?.with_context(|| format!("cannot run {name}"))?;
+    ensure!(output.status.success(), "{name} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_postgres_of_its_own_answers_and_is_gone_when_dropped() {
+        let postgres = Postgres::start().await.unwrap();
+        postgres.create_database("one").await.unwrap();
+        assert_eq!(postgres.query("one", "SELECT 1 + 1").await.unwrap(), "2");
+        assert!(postgres.create_database("o; DROP").await.is_err());
+        let directory = postgres.directory().to_owned();
+        drop(postgres);
+        assert!(!directory.exists());
+    }
+
+    #[tokio::test]
+    async fn it_stops_in_order() {
+        Postgres::options().fsync(true).start().await.unwrap().stop().await.unwrap();
+    }
+}

@@ -1,4 +1,8 @@
-//! The application settings of a number (spec/settings.md §1).
+//! The application settings of a number (spec/settings.md §1): the typed model here, changes to it
+//! in [`patch`], the rules for callback URLs in [`webhook_url`].
+
+pub mod patch;
+pub mod webhook_url;
 
 use serde::{Deserialize, Serialize};
 

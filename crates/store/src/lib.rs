@@ -13,15 +13,18 @@
 //! absolute values. So a commit whose answer was lost is simply sent again (**I9**).
 
 pub mod batch;
+mod decode;
 pub mod rows;
+pub mod sqlite;
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{ops::RangeInclusive, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
 
 pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow};
 pub use rows::{ContactRow, Holder, InboundRow, MessageRow, OwnerRow, RevokedToken, Role, StoredEvent, UserRow, Versions};
+pub use sqlite::SqliteStore;
 
 /// A shared handle to a back end.
 pub type SharedStore = Arc<dyn Store>;
@@ -43,6 +46,28 @@ impl Fence {
     /// The slots the owner may write.
     pub fn slots(&self) -> RangeInclusive<Slot> {
         self.count.slots_of(self.shard)
+    }
+
+    fn refused(&self) -> Error {
+        Error::Fenced { number: self.number, shard: self.shard, ours: self.epoch }
+    }
+}
+
+/// The arguments of [`Store::claim`], as the back ends hand them on.
+struct Claim<'a> {
+    number: WaId,
+    shard: Shard,
+    count: ShardCount,
+    seen: Option<Epoch>,
+    owner: &'a str,
+    boot: BootId,
+    master_term: i64,
+    now_ms: i64,
+}
+
+impl Claim<'_> {
+    fn granted(&self, epoch: Epoch) -> Fence {
+        Fence { number: self.number, shard: self.shard, count: self.count, epoch }
     }
 }
 
@@ -83,6 +108,17 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// Opens the back end that `url` names: `sqlite:PATH`. The schema is made by [`Store::migrate`].
+pub async fn open(url: &str, _application_name: &str) -> Result<SharedStore> {
+    match url.split_once(':') {
+        Some(("sqlite", path)) => {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            Ok(Arc::new(SqliteStore::open(Path::new(path)).await?))
+        }
+        _ => Err(Error::Failed("the database URL must begin with sqlite:".to_owned())),
     }
 }
 

@@ -1,0 +1,129 @@
+//! From stored columns to words of the model, the same for every back end.
+//!
+//! A row whose key columns are not in the model (changed by hand, F57) is logged and left out, so
+//! that the rest of the queue goes on.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use estafet_model::{BootId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, StatusSet, WaId};
+
+use crate::{ContactRow, InboundRow, MessageRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent, UserRow};
+
+/// Text as every back end can store it: PostgreSQL has no place for NUL.
+pub(crate) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+pub(crate) fn wa_id(value: i64) -> Option<WaId> {
+    WaId::from_u64(u64::try_from(value).ok()?).ok()
+}
+
+fn slot(value: i64) -> Option<Slot> {
+    Slot::new(u32::try_from(value).ok()?)
+}
+
+fn checked<T>(table: &'static str, row: Option<T>) -> Option<T> {
+    if row.is_none() {
+        tracing::error!(table, "row with impossible values left out");
+    }
+    row
+}
+
+pub(crate) struct Owner<'a> {
+    pub(crate) number: i64,
+    pub(crate) shard: i64,
+    pub(crate) count: i64,
+    pub(crate) epoch: i64,
+    pub(crate) owner: String,
+    pub(crate) boot: &'a [u8],
+}
+
+pub(crate) fn owner(row: Owner<'_>) -> Option<OwnerRow> {
+    let decode = || {
+        let count = ShardCount::new(u32::try_from(row.count).ok()?)?;
+        Some(OwnerRow {
+            number: wa_id(row.number)?,
+            shard: Shard::new(u32::try_from(row.shard).ok()?, count)?,
+            count,
+            epoch: epoch(row.epoch)?,
+            owner: row.owner,
+            boot: BootId::from_slice(row.boot)?,
+        })
+    };
+    checked("shard_owner", decode())
+}
+
+pub(crate) fn epoch(value: i64) -> Option<Epoch> {
+    u32::try_from(value).ok().map(Epoch::new)
+}
+
+pub(crate) fn message(at: (i64, i64), id_key: &[u8], recipient: i64, accepted_at_ms: i64, body: Vec<u8>) -> Option<MessageRow> {
+    let decode = || {
+        Some(MessageRow {
+            slot: slot(at.0)?,
+            seq: Seq::new(at.1),
+            id_key: IdKey::from_slice(id_key)?,
+            recipient: wa_id(recipient)?,
+            accepted_at_ms,
+            body: Bytes::from(body),
+        })
+    };
+    checked("message_out", decode())
+}
+
+pub(crate) fn status(at: (i64, i64), statuses: i64, error_code: Option<i64>, changed_at_ms: i64) -> Option<StatusRow> {
+    let decode = || {
+        Some(StatusRow {
+            slot: slot(at.0)?,
+            seq: Seq::new(at.1),
+            statuses: StatusSet::from_bits(u8::try_from(statuses).ok()?),
+            error_code: error_code.map(u16::try_from).transpose().ok()?,
+            changed_at_ms,
+        })
+    };
+    checked("message_state", decode())
+}
+
+pub(crate) fn event(
+    at: (i64, i64),
+    contact: Option<i64>,
+    kind: String,
+    created_at_ms: i64,
+    body: Vec<u8>,
+) -> Option<StoredEvent> {
+    let decode = || {
+        let contact = match contact {
+            Some(value) => Some(wa_id(value)?),
+            None => None,
+        };
+        Some(StoredEvent { slot: slot(at.0)?, seq: Seq::new(at.1), contact, kind, created_at_ms, body: Bytes::from(body) })
+    };
+    checked("callback_event", decode())
+}
+
+pub(crate) fn inbound(id: String, sender: i64, read: bool) -> Option<InboundRow> {
+    checked("message_in", wa_id(sender).map(|sender| InboundRow { id, sender, read }))
+}
+
+pub(crate) fn session(at: i64, peer: i64, state: Vec<u8>) -> Option<SessionRow> {
+    let decode = || Some(SessionRow { slot: slot(at)?, peer: wa_id(peer)?, state: Bytes::from(state) });
+    checked("e2e_session", decode())
+}
+
+pub(crate) fn contact(wa: i64, on_network: bool, checked_at_ms: i64) -> Option<ContactRow> {
+    checked("contact", wa_id(wa).map(|wa_id| ContactRow { wa_id, on_network, checked_at_ms }))
+}
+
+pub(crate) const fn role_text(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "admin",
+        Role::User => "user",
+    }
+}
+
+/// A user whose role is unknown gets the lesser one.
+pub(crate) fn user(mut row: UserRow, role: &str) -> UserRow {
+    row.role = if role == "admin" { Role::Admin } else { Role::User };
+    row
+}

@@ -1,0 +1,248 @@
+//! Fenced writes: one immediate transaction for each batch and each claim.
+
+use std::collections::HashSet;
+
+use estafet_model::{IdKey, Seq, Slot};
+use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
+
+use super::{
+    error,
+    rows::{Packed, json},
+};
+use crate::{
+    Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
+    decode::{self, storable},
+};
+
+type Db<T> = Result<T, sqlx::Error>;
+
+/// The lock is taken at the start, so what the fence reads stays true until the commit.
+pub(super) async fn begin(writer: &SqlitePool) -> Db<Transaction<'static, Sqlite>> {
+    writer.begin_with("BEGIN IMMEDIATE").await
+}
+
+pub(super) async fn commit(writer: &SqlitePool, fence: &Fence, batch: &Batch) -> Result<Committed> {
+    let mut tx = begin(writer).await.map_err(error)?;
+    if !owns(&mut tx, fence).await.map_err(error)? {
+        return Err(fence.refused());
+    }
+    let committed = write(&mut tx, fence, batch).await.map_err(error)?;
+    tx.commit().await.map_err(error)?;
+    Ok(committed)
+}
+
+async fn owns(tx: &mut SqliteConnection, fence: &Fence) -> Db<bool> {
+    let stored: Option<i64> =
+        sqlx::query_scalar("SELECT epoch FROM shard_owner WHERE number = ?1 AND shard_count = ?2 AND shard = ?3")
+            .bind(fence.number.as_i64())
+            .bind(i64::from(fence.count.get()))
+            .bind(i64::from(fence.shard.get()))
+            .fetch_optional(tx)
+            .await?;
+    Ok(stored == Some(i64::from(fence.epoch.get())))
+}
+
+async fn write(tx: &mut SqliteConnection, fence: &Fence, batch: &Batch) -> Db<Committed> {
+    let number = fence.number.as_i64();
+    let duplicate_messages = messages(tx, fence, &batch.messages).await?;
+    statuses(tx, number, &batch.statuses).await?;
+    outbox_cursors(tx, number, &batch.outbox_cursors).await?;
+    sessions(tx, number, &batch.sessions).await?;
+    inbound(tx, number, &batch.inbound).await?;
+    inbound_read(tx, number, &batch.inbound_read).await?;
+    events(tx, number, &batch.events).await?;
+    events_done(tx, number, &batch.events_done).await?;
+    dead_letters(tx, number, &batch.dead_letters).await?;
+    forgotten_messages(tx, number, &batch.forgotten_messages).await?;
+    Ok(Committed { duplicate_messages })
+}
+
+async fn messages(tx: &mut SqliteConnection, fence: &Fence, list: &[NewMessage]) -> Db<Vec<usize>> {
+    if list.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut packed = Packed::new();
+    let rows = json(list.iter().map(|m| {
+        let (start, _) = packed.push(&m.id_key.0);
+        let (_, length) = packed.push(&m.body);
+        (m.slot.get(), m.seq.get(), m.recipient.as_i64(), m.accepted_at_ms, start, start + IdKey::LEN, length)
+    }));
+    let stored: Vec<(i64, i64)> = sqlx::query_as(
+        "INSERT INTO message_out (number, slot, seq, id_key, recipient, accepted_at, epoch, body)
+         SELECT ?1, value->>0, value->>1, substr(?4, value->>4, 9), value->>2, value->>3, ?2, substr(?4, value->>5, value->>6)
+         FROM json_each(?3) WHERE true
+         ON CONFLICT (id_key) DO NOTHING RETURNING slot, seq",
+    )
+    .bind(fence.number.as_i64())
+    .bind(i64::from(fence.epoch.get()))
+    .bind(rows)
+    .bind(packed.into_bytes())
+    .fetch_all(tx)
+    .await?;
+    if stored.len() == list.len() {
+        return Ok(Vec::new());
+    }
+    let stored: HashSet<(i64, i64)> = stored.into_iter().collect();
+    Ok((0..list.len()).filter(|&i| !stored.contains(&(i64::from(list[i].slot.get()), list[i].seq.get()))).collect())
+}
+
+async fn statuses(tx: &mut SqliteConnection, number: i64, list: &[StatusRow]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let rows = json(list.iter().map(|s| (s.slot.get(), s.seq.get(), s.statuses.bits(), s.error_code, s.changed_at_ms)));
+    let sql = "INSERT INTO message_state (number, slot, seq, statuses, error_code, changed_at)
+         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?2) WHERE true
+         ON CONFLICT (number, slot, seq) DO UPDATE
+         SET statuses = excluded.statuses, error_code = excluded.error_code, changed_at = excluded.changed_at";
+    sqlx::query(sql).bind(number).bind(rows).execute(tx).await.map(drop)
+}
+
+async fn outbox_cursors(tx: &mut SqliteConnection, number: i64, list: &[(Slot, Seq)]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let sql = "INSERT INTO outbox_cursor (number, slot, seq)
+         SELECT ?1, value->>0, value->>1 FROM json_each(?2) WHERE true
+         ON CONFLICT (number, slot) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > outbox_cursor.seq";
+    sqlx::query(sql).bind(number).bind(positions(list)).execute(tx).await.map(drop)
+}
+
+async fn sessions(tx: &mut SqliteConnection, number: i64, list: &[SessionRow]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let mut packed = Packed::new();
+    let rows = json(list.iter().map(|s| (s.slot.get(), s.peer.as_i64(), packed.push(&s.state))));
+    let sql = "INSERT INTO e2e_session (number, slot, peer, state)
+         SELECT ?1, value->>0, value->>1, substr(?3, value->>'$[2][0]', value->>'$[2][1]') FROM json_each(?2) WHERE true
+         ON CONFLICT (number, peer) DO UPDATE SET slot = excluded.slot, state = excluded.state";
+    sqlx::query(sql).bind(number).bind(rows).bind(packed.into_bytes()).execute(tx).await.map(drop)
+}
+
+async fn inbound(tx: &mut SqliteConnection, number: i64, list: &[NewInbound]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let mut packed = Packed::new();
+    let rows = json(list.iter().map(|m| {
+        let (start, length) = packed.push(&m.body);
+        (storable(&m.id), m.slot.get(), m.sender.as_i64(), storable(&m.profile_name), m.sent_at_ms, start, length)
+    }));
+    let sql = "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body)
+         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, substr(?3, value->>5, value->>6)
+         FROM json_each(?2) WHERE true ON CONFLICT (number, id) DO NOTHING";
+    sqlx::query(sql).bind(number).bind(rows).bind(packed.into_bytes()).execute(tx).await.map(drop)
+}
+
+async fn inbound_read(tx: &mut SqliteConnection, number: i64, ids: &[String]) -> Db<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE message_in SET read_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+         WHERE number = ?1 AND id IN (SELECT value FROM json_each(?2)) AND read_at IS NULL";
+    sqlx::query(sql).bind(number).bind(json(ids.iter().map(|id| storable(id)))).execute(tx).await.map(drop)
+}
+
+async fn events(tx: &mut SqliteConnection, number: i64, list: &[NewEvent]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let mut packed = Packed::new();
+    let rows = json(list.iter().map(|e| {
+        let (start, length) = packed.push(&e.body);
+        (e.slot.get(), e.seq.get(), e.contact.map(|c| c.as_i64()), e.kind, e.created_at_ms, start, length)
+    }));
+    let sql = "INSERT INTO callback_event (number, slot, seq, contact, kind, created_at, body)
+         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, substr(?3, value->>5, value->>6)
+         FROM json_each(?2) WHERE true ON CONFLICT (number, slot, seq) DO NOTHING";
+    sqlx::query(sql).bind(number).bind(rows).bind(packed.into_bytes()).execute(tx).await.map(drop)
+}
+
+async fn events_done(tx: &mut SqliteConnection, number: i64, list: &[EventRef]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let sql = "DELETE FROM callback_event
+         WHERE number = ?1 AND (slot, seq) IN (SELECT value->>0, value->>1 FROM json_each(?2))";
+    sqlx::query(sql).bind(number).bind(event_positions(list.iter().copied())).execute(tx).await.map(drop)
+}
+
+async fn dead_letters(tx: &mut SqliteConnection, number: i64, list: &[DeadLetter]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let rows = json(list.iter().map(|d| (d.event.slot.get(), d.event.seq.get(), storable(&d.reason), d.at_ms)));
+    let sql = "INSERT INTO dead_letter (number, slot, seq, contact, kind, created_at, reason, given_up_at, body)
+         SELECT e.number, e.slot, e.seq, e.contact, e.kind, e.created_at, w.value->>2, w.value->>3, e.body
+         FROM json_each(?2) w CROSS JOIN callback_event e
+           ON e.number = ?1 AND e.slot = w.value->>0 AND e.seq = w.value->>1
+         ON CONFLICT (number, slot, seq) DO NOTHING";
+    sqlx::query(sql).bind(number).bind(rows).execute(&mut *tx).await?;
+    let gone: Vec<EventRef> = list.iter().map(|d| d.event).collect();
+    events_done(tx, number, &gone).await
+}
+
+async fn forgotten_messages(tx: &mut SqliteConnection, number: i64, list: &[(Slot, Seq)]) -> Db<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    for sql in [
+        "DELETE FROM message_out WHERE number = ?1 AND (slot, seq) IN (SELECT value->>0, value->>1 FROM json_each(?2))",
+        "DELETE FROM message_state WHERE number = ?1 AND (slot, seq) IN (SELECT value->>0, value->>1 FROM json_each(?2))",
+    ] {
+        sqlx::query(sql).bind(number).bind(positions(list)).execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn positions(list: &[(Slot, Seq)]) -> String {
+    json(list.iter().map(|(slot, seq)| (slot.get(), seq.get())))
+}
+
+fn event_positions(list: impl Iterator<Item = EventRef>) -> String {
+    json(list.map(|e| (e.slot.get(), e.seq.get())))
+}
+
+pub(super) async fn claim(writer: &SqlitePool, claim: &Claim<'_>) -> Result<Option<Fence>> {
+    let mut tx = begin(writer).await.map_err(error)?;
+    let Some(stored) = take(&mut tx, claim).await.map_err(error)? else { return Ok(None) };
+    let sql = "INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    sqlx::query(sql)
+        .bind(claim.number.as_i64())
+        .bind(i64::from(claim.count.get()))
+        .bind(i64::from(claim.shard.get()))
+        .bind(stored)
+        .bind(storable(claim.owner).into_owned())
+        .bind(claim.boot.0.to_vec())
+        .bind(claim.now_ms)
+        .execute(&mut *tx)
+        .await
+        .map_err(error)?;
+    tx.commit().await.map_err(error)?;
+    let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
+    Ok(Some(claim.granted(epoch)))
+}
+
+async fn take(tx: &mut SqliteConnection, claim: &Claim<'_>) -> Db<Option<i64>> {
+    let first = "INSERT INTO shard_owner
+           (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
+         VALUES (?1, ?2, ?3, 1, ?4, ?5, 'claimed', ?6, ?7)
+         ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch";
+    let next = "UPDATE shard_owner SET epoch = epoch + 1, owner_id = ?4, owner_boot = ?5, state = 'claimed',
+           master_term = ?6, updated_at = ?7
+         WHERE number = ?1 AND shard_count = ?2 AND shard = ?3 AND epoch = ?8 AND master_term <= ?6 RETURNING epoch";
+    let query = sqlx::query_scalar(if claim.seen.is_some() { next } else { first })
+        .bind(claim.number.as_i64())
+        .bind(i64::from(claim.count.get()))
+        .bind(i64::from(claim.shard.get()))
+        .bind(storable(claim.owner).into_owned())
+        .bind(claim.boot.0.to_vec())
+        .bind(claim.master_term)
+        .bind(claim.now_ms);
+    match claim.seen {
+        Some(seen) => query.bind(i64::from(seen.get())).fetch_optional(tx).await,
+        None => query.fetch_optional(tx).await,
+    }
+}

@@ -1,0 +1,57 @@
+//! One body of checks, run against every back end. Each check gets a database of its own.
+//!
+//! `checks!` lists them; the bodies are in `conformance/`. A PostgreSQL server is started once for
+//! the test function that needs it.
+
+#[path = "conformance/given.rs"]
+mod given;
+#[path = "conformance/ownership.rs"]
+mod ownership;
+#[path = "conformance/records.rs"]
+mod records;
+#[path = "conformance/roles.rs"]
+mod roles;
+
+use estafet_store::{SharedStore, SqliteStore, Store};
+use std::sync::Arc;
+
+/// Runs `$run!(check)` for each check of the suite.
+macro_rules! checks {
+    ($run:ident) => {
+        $run! {
+            ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner,
+                an_older_master_term_claims_nothing, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
+                a_number_is_held_once;
+            records: a_message_comes_back_as_it_was_written, messages_stored_before_are_reported, a_repeated_batch_is_harmless,
+                the_outbox_is_ordered_and_leaves_out_what_is_settled, the_outbox_cursor_only_moves_up,
+                statuses_are_replaced, the_same_row_twice_in_a_batch_takes_the_last, events_wait_until_done,
+                dead_letters_leave_the_queue, sessions_come_back_as_written, incoming_messages_are_stored_once,
+                forgotten_messages_are_gone, a_large_batch_is_written_whole, numbers_do_not_see_each_other;
+            roles: a_secret_is_the_same_for_all_callers, tags_differ, users_are_added_changed_and_removed,
+                a_revoked_token_is_kept_until_it_expires, settings_are_compared_before_they_are_set, contact_checks_are_replaced;
+        }
+    };
+}
+
+mod sqlite {
+    use super::*;
+
+    async fn with_store<F: Future<Output = ()>>(check: impl FnOnce(SharedStore) -> F) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&dir.path().join("estafet.db")).await.unwrap();
+        store.migrate().await.unwrap();
+        check(Arc::new(store)).await;
+    }
+
+    macro_rules! tests {
+        ($($module:ident: $($check:ident),*;)*) => {
+            $($(
+                #[tokio::test]
+                async fn $check() {
+                    with_store($module::$check).await;
+                }
+            )*)*
+        };
+    }
+    checks!(tests);
+}

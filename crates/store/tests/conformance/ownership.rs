@@ -1,0 +1,104 @@
+//! Claims, fences and holds.
+
+use estafet_model::{Epoch, Shard, ShardCount};
+use estafet_store::{Batch, Error, EventRef, Fence, Holder, SharedStore, StatusRow};
+use futures::future::join_all;
+
+use crate::given::*;
+
+pub(crate) async fn a_claim_raises_the_epoch(store: SharedStore) {
+    let first = owner(&*store).await;
+    assert_eq!(first.epoch, Epoch::new(1));
+    assert_eq!(claim(&*store, number(), None).await, None, "there is a row already");
+    assert_eq!(claim(&*store, number(), Some(Epoch::new(7))).await, None, "the epoch seen is not the stored one");
+    let four = ShardCount::new(4).unwrap();
+    let third = Shard::new(3, four).unwrap();
+    store.claim(other_number(), third, four, None, "core-2", boot(2), 1, NOW).await.unwrap().unwrap();
+    let second = store.claim(number(), Shard::ZERO, ShardCount::ONE, Some(first.epoch), "core-3", boot(3), 1, NOW).await.unwrap();
+    assert_eq!(second, Some(Fence { epoch: Epoch::new(2), ..first }));
+    let owners = store.owners().await.unwrap();
+    let seen: Vec<_> = owners.iter().map(|o| (o.number, o.shard, o.count, o.epoch.get(), o.owner.as_str(), o.boot)).collect();
+    assert_eq!(
+        seen,
+        [(number(), Shard::ZERO, ShardCount::ONE, 2, "core-3", boot(3)), (other_number(), third, four, 1, "core-2", boot(2))]
+    );
+}
+
+pub(crate) async fn two_claims_of_the_same_epoch_have_one_winner(store: SharedStore) {
+    let mut seen = None;
+    for round in 1..=5 {
+        let claims = join_all((0..2).map(|_| claim(&*store, number(), seen))).await;
+        let winners: Vec<Fence> = claims.into_iter().flatten().collect();
+        assert_eq!(winners.iter().map(|w| w.epoch.get()).collect::<Vec<_>>(), [round]);
+        seen = Some(winners[0].epoch);
+    }
+}
+
+pub(crate) async fn an_older_master_term_claims_nothing(store: SharedStore) {
+    let claim = |seen, term| store.claim(number(), Shard::ZERO, ShardCount::ONE, seen, "core-1", boot(1), term, NOW);
+    let first = claim(None, 5).await.unwrap().unwrap();
+    assert_eq!(claim(Some(first.epoch), 4).await.unwrap(), None);
+    assert!(claim(Some(first.epoch), 5).await.unwrap().is_some());
+}
+
+pub(crate) async fn a_fenced_commit_writes_nothing(store: SharedStore) {
+    let old = owner(&*store).await;
+    let before = Batch { events: vec![event((7, 1))], ..messages([message((7, 1), 1)]) };
+    store.commit(&old, &before).await.unwrap();
+    let new = claim(&*store, number(), Some(old.epoch)).await.unwrap();
+    let late = Batch {
+        statuses: vec![StatusRow {
+            slot: slot(7),
+            seq: seq(1),
+            statuses: estafet_model::StatusSet::from_bits(1),
+            error_code: None,
+            changed_at_ms: NOW,
+        }],
+        events_done: vec![EventRef { slot: slot(7), seq: seq(1) }],
+        inbound: vec![inbound("in-1")],
+        ..messages([message((7, 2), 2)])
+    };
+    match store.commit(&old, &late).await {
+        Err(Error::Fenced { ours, .. }) => assert_eq!(ours, old.epoch),
+        other => panic!("not fenced: {other:?}"),
+    }
+    let outbox = store.outbox(number(), &[(slot(7), seq(0))], 10).await.unwrap();
+    assert_eq!(places(outbox.iter().map(|m| (&m.slot, &m.seq))), [(7, 1)]);
+    assert_eq!(store.backlog(number(), new.slots()).await.unwrap(), (1, 1));
+    assert!(store.inbound(number(), &["in-1".to_owned()]).await.unwrap().is_empty());
+    store.commit(&new, &late).await.unwrap();
+    assert_eq!(store.backlog(number(), new.slots()).await.unwrap(), (0, 1));
+}
+
+pub(crate) async fn a_shard_without_owner_takes_no_commit(store: SharedStore) {
+    let fence = Fence { number: number(), shard: Shard::ZERO, count: ShardCount::ONE, epoch: Epoch::new(1) };
+    assert!(matches!(store.commit(&fence, &Batch::default()).await, Err(Error::Fenced { .. })));
+    owner(&*store).await;
+    store.commit(&fence, &Batch::default()).await.unwrap();
+    let other_count = Fence { count: ShardCount::new(2).unwrap(), ..fence };
+    assert!(matches!(store.commit(&other_count, &Batch::default()).await, Err(Error::Fenced { .. })));
+}
+
+pub(crate) async fn a_number_is_held_once(store: SharedStore) {
+    let holder = |node: &str| Holder { node: node.to_owned(), host: "box".to_owned(), pid: 42, since_ms: NOW, base_url: None };
+    let held = store.hold(number(), &holder("first")).await.unwrap();
+    assert!(held.is_held());
+    match store.hold(number(), &holder("second")).await {
+        Err(Error::Held { holder, .. }) => assert_eq!(holder, "first (process 42 on box)"),
+        Err(other) => panic!("refused for another reason: {other}"),
+        Ok(_) => panic!("held twice"),
+    }
+    let _other = store.hold(other_number(), &holder("first")).await.unwrap();
+    drop(held);
+    // The server notices a closed connection a moment later.
+    let free = async {
+        loop {
+            match store.hold(number(), &holder("third")).await {
+                Ok(held) => break held,
+                Err(Error::Held { .. }) => tokio::task::yield_now().await,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    assert!(free.await.is_held());
+}

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use estafet_model::{BootId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, WaId};
 use tokio::sync::mpsc;
 
-pub use estafet_chatd::e2e;
+pub use estafet_chatd::{e2e, noise::StaticKey};
 
 /// A network.
 #[async_trait]
@@ -41,7 +41,7 @@ pub struct Login {
     /// Public end-to-end keys of the number.
     pub keys: e2e::PublicKeys,
     /// Static Noise key of the number (private half), 32 bytes.
-    pub static_key: estafet_chatd::noise::StaticKey,
+    pub static_key: StaticKey,
 }
 
 /// Why a connection was not made.

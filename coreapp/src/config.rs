@@ -1,0 +1,46 @@
+//! Configuration of a coreapp.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How a coreapp works. Durations are in the unit their name says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the node, for people and for the owner rows.
+    pub node: String,
+    /// Rows of accepted messages in one transaction; 1 switches group commit off (`bench --naive`).
+    pub group_commit_rows: usize,
+    /// Connect to the upstream; without it messages are accepted and kept (`bench accept`).
+    pub connect_upstream: bool,
+    /// Milliseconds a receiver may take to answer a callback.
+    pub callback_timeout_ms: u64,
+    /// Seconds after which an undeliverable callback becomes a dead letter.
+    pub callback_max_age_s: u64,
+    /// One lane for all callbacks of a number.
+    pub strict_global_order: bool,
+    /// Take any 2xx for success instead of 200 alone.
+    pub accept_2xx: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: "coreapp-0".to_owned(),
+            group_commit_rows: 256,
+            connect_upstream: true,
+            callback_timeout_ms: 10_000,
+            callback_max_age_s: 7 * 24 * 3600,
+            strict_global_order: false,
+            accept_2xx: false,
+        }
+    }
+}
+
+impl Config {
+    /// Age at which a callback is given up.
+    pub fn callback_max_age(&self) -> Duration {
+        Duration::from_secs(self.callback_max_age_s)
+    }
+}

@@ -1,0 +1,377 @@
+//! Callback lanes (spec/webhooks.md §2): at least once, in order, one contact never waits for another (**I6**).
+//!
+//! A lane is one contact of the number (events of the number itself have a lane of their own; with
+//! `strict_global_order` there is a single lane). Inside a lane the next event is not tried before
+//! the one in front was answered with 200. After the n-th failure in a row a lane waits
+//! `n * callback_backoff_delay_ms`, at most `max_callback_backoff_delay_ms`. At most
+//! `max_concurrent_requests` posts are open at a time. An event older than the age limit is given
+//! up: never silently, the caller stores it as a dead letter.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use estafet_model::{Seq, Slot, WaId, settings::Settings};
+use estafet_store::{EventRef, StoredEvent};
+
+use super::slot_queue::{Limits, Positioned, SlotQueues};
+
+impl Positioned for StoredEvent {
+    fn slot(&self) -> Slot {
+        self.slot
+    }
+    fn seq(&self) -> Seq {
+        self.seq
+    }
+}
+
+/// Events in memory that are not in a lane yet: bodies of about 400 bytes, 6 MiB for a shard.
+const WINDOW: Limits = Limits { total: 16_384, per_slot: 1024 };
+/// Events waiting in the lanes of one slot. Beyond it the slot's later events wait for these.
+const LANED_PER_SLOT: usize = 256;
+
+/// Whose lane an event waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum LaneKey {
+    Global,
+    Number,
+    Contact(WaId),
+}
+
+/// One callback to post now.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// Which event it is.
+    pub event: EventRef,
+    /// Kind, for metrics.
+    pub kind: String,
+    /// The body.
+    pub body: Bytes,
+    /// How often it was tried before.
+    pub attempt: u32,
+}
+
+/// How callbacks are delivered, from the application settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Back-off step.
+    pub step: Duration,
+    /// Longest back-off.
+    pub longest: Duration,
+    /// Posts open at a time.
+    pub concurrency: usize,
+    /// Age at which an event is given up.
+    pub max_age: Duration,
+    /// One lane for everything.
+    pub strict_global_order: bool,
+}
+
+impl Rules {
+    /// The rules that `settings` and the configuration give.
+    pub fn new(settings: &Settings, max_age: Duration, strict_global_order: bool) -> Self {
+        Self {
+            step: Duration::from_millis(settings.callback_backoff_delay_ms),
+            longest: Duration::from_millis(settings.max_callback_backoff_delay_ms),
+            concurrency: settings.webhooks.max_concurrent_requests as usize,
+            max_age,
+            strict_global_order,
+        }
+    }
+
+    fn delay(&self, failures: u32) -> Duration {
+        self.step.saturating_mul(failures).min(self.longest)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    events: VecDeque<StoredEvent>,
+    failures: u32,
+    state: LaneState,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LaneState {
+    #[default]
+    Idle,
+    Ready,
+    Posting,
+    Waiting,
+}
+
+/// The lanes of one shard.
+#[derive(Debug)]
+pub struct Lanes {
+    rules: Rules,
+    queues: SlotQueues<StoredEvent>,
+    lanes: HashMap<LaneKey, Lane>,
+    laned: HashMap<Slot, usize>,
+    ready: VecDeque<LaneKey>,
+    waiting: BinaryHeap<Reverse<(Instant, LaneKey)>>,
+    posting: HashMap<EventRef, LaneKey>,
+}
+
+impl Lanes {
+    /// The lanes of a shard just acquired: everything must be loaded first.
+    pub fn recovering(slots: impl Iterator<Item = Slot>, rules: Rules) -> Self {
+        Self {
+            rules,
+            queues: SlotQueues::recovering(WINDOW, slots),
+            lanes: HashMap::new(),
+            laned: HashMap::new(),
+            ready: VecDeque::new(),
+            waiting: BinaryHeap::new(),
+            posting: HashMap::new(),
+        }
+    }
+
+    /// Takes changed rules; they hold from the next decision on.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// Takes an event that was just stored.
+    pub fn push(&mut self, event: StoredEvent) {
+        let slot = event.slot;
+        if self.queues.push(event) {
+            self.fill(slot);
+        }
+    }
+
+    /// Notes events stored by a commit whose answer was lost; they will be loaded.
+    pub fn stored_unseen(&mut self, slot: Slot) {
+        self.queues.spill(slot);
+    }
+
+    /// The posts to open now.
+    pub fn due(&mut self, now: Instant) -> Vec<Post> {
+        while let Some(Reverse((at, key))) = self.waiting.peek().copied()
+            && at <= now
+        {
+            self.waiting.pop();
+            self.lanes.get_mut(&key).expect("waiting lanes exist").state = LaneState::Ready;
+            self.ready.push_back(key);
+        }
+        let mut posts = Vec::new();
+        while self.posting.len() < self.rules.concurrency
+            && let Some(key) = self.ready.pop_front()
+        {
+            let lane = self.lanes.get_mut(&key).expect("ready lanes exist");
+            let event = lane.events.front().expect("ready lanes have an event");
+            let at = EventRef { slot: event.slot, seq: event.seq };
+            posts.push(Post { event: at, kind: event.kind.clone(), body: event.body.clone(), attempt: lane.failures });
+            lane.state = LaneState::Posting;
+            self.posting.insert(at, key);
+        }
+        posts
+    }
+
+    /// When [`Self::due`] should be called next, if nothing else happens.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.waiting.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The receiver took the event.
+    pub fn delivered(&mut self, event: EventRef) {
+        if let Some(key) = self.posting.remove(&event) {
+            self.finish_front(key);
+        }
+    }
+
+    /// The receiver did not take the event. Gives it back when it is too old to be tried again.
+    pub fn failed(&mut self, event: EventRef, now: Instant, wall_ms: i64) -> Option<StoredEvent> {
+        let key = self.posting.remove(&event)?;
+        let lane = self.lanes.get_mut(&key).expect("posting lanes exist");
+        let front = lane.events.front().expect("posting lanes have an event");
+        let age = Duration::from_millis(wall_ms.saturating_sub(front.created_at_ms).max(0) as u64);
+        if age >= self.rules.max_age {
+            let given_up = front.clone();
+            self.finish_front(key);
+            return Some(given_up);
+        }
+        lane.failures = lane.failures.saturating_add(1);
+        lane.state = LaneState::Waiting;
+        self.waiting.push(Reverse((now + self.rules.delay(lane.failures), key)));
+        None
+    }
+
+    /// Slots to load, with the positions to load after.
+    pub fn take_loads(&mut self, most: usize) -> Vec<(Slot, Seq)> {
+        self.queues.take_loads(most)
+    }
+
+    /// The answer of a load.
+    pub fn loaded(&mut self, asked: &[(Slot, Seq)], rows: Vec<StoredEvent>, limit: usize) {
+        let mut by_slot: HashMap<Slot, Vec<StoredEvent>> = HashMap::new();
+        for row in rows {
+            by_slot.entry(row.slot).or_default().push(row);
+        }
+        for (slot, _) in asked {
+            self.queues.loaded(*slot, by_slot.remove(slot).unwrap_or_default(), limit);
+            self.fill(*slot);
+        }
+    }
+
+    /// A load did not work.
+    pub fn load_failed(&mut self, asked: &[(Slot, Seq)]) {
+        asked.iter().for_each(|(slot, _)| self.queues.load_failed(*slot));
+    }
+
+    /// Events in memory.
+    pub fn len(&self) -> usize {
+        self.queues.len() + self.laned.values().sum::<usize>()
+    }
+
+    /// Whether memory holds no event.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Posts that are open.
+    pub fn posting(&self) -> usize {
+        self.posting.len()
+    }
+
+    /// Moves events of a slot from its window into lanes.
+    fn fill(&mut self, slot: Slot) {
+        let laned = self.laned.entry(slot).or_default();
+        while *laned < LANED_PER_SLOT
+            && let Some(event) = self.queues.pop(slot)
+        {
+            *laned += 1;
+            let key = if self.rules.strict_global_order {
+                LaneKey::Global
+            } else {
+                event.contact.map_or(LaneKey::Number, LaneKey::Contact)
+            };
+            let lane = self.lanes.entry(key).or_default();
+            lane.events.push_back(event);
+            if lane.state == LaneState::Idle {
+                lane.state = LaneState::Ready;
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    fn finish_front(&mut self, key: LaneKey) {
+        let lane = self.lanes.get_mut(&key).expect("the lane was posting");
+        let event = lane.events.pop_front().expect("the lane was posting its front");
+        lane.failures = 0;
+        if lane.events.is_empty() {
+            self.lanes.remove(&key);
+        } else {
+            lane.state = LaneState::Ready;
+            self.ready.push_back(key);
+        }
+        match self.laned.get_mut(&event.slot) {
+            Some(1) | None => drop(self.laned.remove(&event.slot)),
+            Some(count) => *count -= 1,
+        }
+        self.fill(event.slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTACTS: [u64; 3] = [15_550_001_001, 15_550_001_002, 15_550_001_003];
+
+    fn event(contact: u64, seq: i64) -> StoredEvent {
+        let contact = WaId::from_u64(contact).unwrap();
+        StoredEvent {
+            slot: Slot::of(contact),
+            seq: Seq::new(seq),
+            contact: Some(contact),
+            kind: "status_change".to_owned(),
+            created_at_ms: 0,
+            body: Bytes::from(seq.to_string()),
+        }
+    }
+
+    fn rules() -> Rules {
+        Rules::new(&Settings::default(), Duration::from_secs(3600), false)
+    }
+
+    fn lanes(rules: Rules) -> Lanes {
+        Lanes::recovering(std::iter::empty(), rules)
+    }
+
+    fn start() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn bodies(posts: &[Post]) -> Vec<&str> {
+        posts.iter().map(|p| std::str::from_utf8(&p.body).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_failing_contact_keeps_its_order_and_holds_nobody_else() {
+        let (mut lanes, t0) = (lanes(rules()), start());
+        for seq in 1..=2 {
+            lanes.push(event(CONTACTS[0], seq));
+            lanes.push(event(CONTACTS[1], seq + 10));
+        }
+        let posts = lanes.due(t0);
+        assert_eq!(bodies(&posts), ["1", "11"]);
+        assert!(lanes.failed(posts[0].event, t0, 0).is_none());
+        lanes.delivered(posts[1].event);
+        let posts = lanes.due(t0);
+        assert_eq!(bodies(&posts), ["12"], "2 waits behind 1");
+        lanes.delivered(posts[0].event);
+        assert!(lanes.due(t0 + Duration::from_millis(2999)).is_empty());
+        let posts = lanes.due(t0 + Duration::from_millis(3000));
+        assert_eq!(bodies(&posts), ["1"]);
+        lanes.delivered(posts[0].event);
+        assert_eq!(bodies(&lanes.due(t0)), ["2"]);
+    }
+
+    #[test]
+    fn back_off_grows_linearly_up_to_the_cap_and_starts_anew_after_success() {
+        let mut settings = Settings::default();
+        settings.max_callback_backoff_delay_ms = 7000;
+        let mut lanes = lanes(Rules::new(&settings, Duration::from_secs(3600), false));
+        let mut now = start();
+        lanes.push(event(CONTACTS[0], 1));
+        lanes.push(event(CONTACTS[0], 2));
+        for expected in [3000, 6000, 7000, 7000] {
+            let post = lanes.due(now).remove(0);
+            lanes.failed(post.event, now, 0);
+            assert_eq!(lanes.next_due(), Some(now + Duration::from_millis(expected)));
+            now += Duration::from_millis(expected);
+        }
+        let post = lanes.due(now).remove(0);
+        lanes.delivered(post.event);
+        let post = lanes.due(now).remove(0);
+        lanes.failed(post.event, now, 0);
+        assert_eq!(lanes.next_due(), Some(now + Duration::from_millis(3000)));
+    }
+
+    #[test]
+    fn posts_in_flight_are_capped_and_strict_order_is_one_lane() {
+        let t0 = start();
+        let mut many = lanes(rules());
+        (0..50).for_each(|n| many.push(event(15_550_001_000 + n, n as i64 + 1)));
+        assert_eq!(many.due(t0).len(), 6);
+        assert!(many.due(t0).is_empty());
+        let mut strict = lanes(Rules { strict_global_order: true, ..rules() });
+        (0..3).for_each(|n| strict.push(event(CONTACTS[n], n as i64 + 1)));
+        let posts = strict.due(t0);
+        assert_eq!(bodies(&posts), ["1"]);
+        strict.failed(posts[0].event, t0, 0);
+        assert!(strict.due(t0).is_empty());
+    }
+
+    #[test]
+    fn an_old_event_is_given_up_and_the_next_one_tried() {
+        let (mut lanes, t0) = (lanes(rules()), start());
+        lanes.push(event(CONTACTS[0], 1));
+        lanes.push(event(CONTACTS[0], 2));
+        let post = lanes.due(t0).remove(0);
+        assert_eq!(lanes.failed(post.event, t0, 3_600_000).unwrap().seq, Seq::new(1));
+        assert_eq!(bodies(&lanes.due(t0)), ["2"]);
+    }
+}

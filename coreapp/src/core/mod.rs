@@ -1,0 +1,16 @@
+//! The decisions of a coreapp, without I/O, clock, randomness or SQL.
+//!
+//! * [`slot_queue`]: bounded windows over what is stored, slot by slot.
+//! * [`outbox`]: which messages to send next, what is in flight, what to send again.
+//! * [`lanes`]: which callbacks to post next, when to try again, when to give up.
+//! * [`receipts`]: which statuses are news. [`event`]: callback bodies, rendered once.
+//! * [`pending`]: the transaction being put together and what follows its commit.
+//! * [`life`]: the states of a shard on this node.
+
+pub mod event;
+pub mod lanes;
+pub mod life;
+pub mod outbox;
+pub mod pending;
+pub mod receipts;
+pub mod slot_queue;

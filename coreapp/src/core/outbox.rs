@@ -1,0 +1,260 @@
+//! The outbox: accepted messages the upstream has not acknowledged (**I3**), sent in order (**I5**).
+//!
+//! A slot's messages are sent in the order of their sequence numbers; chatd guards that order. What
+//! was sent and not acknowledged when a connection ends is sent again, first and in the same order,
+//! on the next one; the upstream drops what it had (**I4**).
+
+use std::collections::{HashMap, VecDeque};
+
+use estafet_model::{Seq, Slot};
+use estafet_store::MessageRow;
+
+use super::slot_queue::{Limits, Positioned, SlotQueues};
+
+impl Positioned for MessageRow {
+    fn slot(&self) -> Slot {
+        self.slot
+    }
+    fn seq(&self) -> Seq {
+        self.seq
+    }
+}
+
+/// Messages in memory: with bodies of about a kilobyte, 16 MiB for a shard.
+const WINDOW: Limits = Limits { total: 16_384, per_slot: 4096 };
+/// Messages sent and not acknowledged, in one shard. Covers 10,000 msg/s at 200 ms round trip.
+pub const MAX_IN_FLIGHT: usize = 2048;
+/// The same for one slot, so that one busy recipient leaves room for the others.
+const MAX_IN_FLIGHT_PER_SLOT: usize = 256;
+/// A slot's cursor is written after this many settled messages; a new owner reads at most as many
+/// settled rows again.
+const CURSOR_EVERY: u32 = 32;
+
+/// The outbox of one shard.
+#[derive(Debug)]
+pub struct Outbox {
+    queues: SlotQueues<MessageRow>,
+    flights: HashMap<Slot, Flight>,
+    in_flight: usize,
+    /// Slots with something to send, each once.
+    ready: VecDeque<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Flight {
+    sent: VecDeque<MessageRow>,
+    is_ready: bool,
+    settled_since_cursor: u32,
+    last_settled: Seq,
+}
+
+impl Outbox {
+    /// The outbox of a shard just acquired: everything must be loaded first.
+    pub fn recovering(slots: impl Iterator<Item = Slot>) -> Self {
+        Self { queues: SlotQueues::recovering(WINDOW, slots), flights: HashMap::new(), in_flight: 0, ready: VecDeque::new() }
+    }
+
+    /// Takes a message that was just stored.
+    pub fn accepted(&mut self, message: MessageRow) {
+        let slot = message.slot;
+        if self.queues.push(message) {
+            self.make_ready(slot);
+        }
+    }
+
+    /// Notes messages stored by a commit whose answer was lost; they will be loaded.
+    pub fn stored_unseen(&mut self, slot: Slot) {
+        self.queues.spill(slot);
+    }
+
+    /// The next messages to send, at most `most`; they count as in flight from now on.
+    pub fn next(&mut self, most: usize) -> Vec<MessageRow> {
+        let mut batch = Vec::new();
+        let mut room = most.min(MAX_IN_FLIGHT.saturating_sub(self.in_flight));
+        while room > 0
+            && let Some(slot) = self.ready.pop_front()
+        {
+            let flight = self.flights.entry(slot).or_default();
+            flight.is_ready = false;
+            let take = room.min(MAX_IN_FLIGHT_PER_SLOT.saturating_sub(flight.sent.len()));
+            let before = batch.len();
+            while batch.len() - before < take
+                && let Some(message) = self.queues.pop(slot)
+            {
+                flight.sent.push_back(message.clone());
+                batch.push(message);
+            }
+            let taken = batch.len() - before;
+            self.in_flight += taken;
+            room -= taken;
+            if taken == take {
+                self.make_ready(slot);
+                if taken == 0 {
+                    break;
+                }
+            }
+        }
+        batch
+    }
+
+    /// Whether [`Self::next`] would give anything.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty() && self.in_flight < MAX_IN_FLIGHT
+    }
+
+    /// The upstream answered for a message; gives it back if it was in flight.
+    pub fn settled(&mut self, slot: Slot, seq: Seq) -> Option<MessageRow> {
+        let flight = self.flights.get_mut(&slot)?;
+        let at = flight.sent.iter().position(|m| m.seq == seq)?;
+        let message = flight.sent.remove(at)?;
+        self.in_flight -= 1;
+        flight.settled_since_cursor += 1;
+        flight.last_settled = flight.last_settled.max(seq);
+        self.make_ready(slot);
+        Some(message)
+    }
+
+    /// The position below which everything of `slot` is settled, when it is time to write it.
+    pub fn take_cursor(&mut self, slot: Slot) -> Option<Seq> {
+        let first_open = self.flights.get(&slot)?.sent.front().map(|m| m.seq);
+        let first_queued = self.queues.front(slot).map(|m| m.seq);
+        let flight = self.flights.get_mut(&slot)?;
+        if flight.settled_since_cursor < CURSOR_EVERY {
+            return None;
+        }
+        flight.settled_since_cursor = 0;
+        let open = [first_open, first_queued].into_iter().flatten().min();
+        Some(open.map_or(flight.last_settled, |seq| Seq::new(seq.get() - 1)).min(flight.last_settled))
+    }
+
+    /// A message must go out again although the upstream took it: first in its slot.
+    pub fn resend(&mut self, message: MessageRow) {
+        let slot = message.slot;
+        self.queues.put_back(slot, std::iter::once(message));
+        self.make_ready(slot);
+    }
+
+    /// The connection is gone: everything in flight goes back to the front.
+    pub fn disconnected(&mut self) {
+        let slots: Vec<Slot> = self.flights.iter().filter(|(_, f)| !f.sent.is_empty()).map(|(s, _)| *s).collect();
+        for slot in slots {
+            let flight = self.flights.get_mut(&slot).expect("listed just now");
+            let sent = std::mem::take(&mut flight.sent);
+            self.queues.put_back(slot, sent.into_iter());
+            self.make_ready(slot);
+        }
+        self.in_flight = 0;
+    }
+
+    /// Slots to load, with the positions to load after.
+    pub fn take_loads(&mut self, most: usize) -> Vec<(Slot, Seq)> {
+        self.queues.take_loads(most)
+    }
+
+    /// The answer of a load.
+    pub fn loaded(&mut self, asked: &[(Slot, Seq)], rows: Vec<MessageRow>, limit: usize) {
+        let mut by_slot: HashMap<Slot, Vec<MessageRow>> = HashMap::new();
+        for row in rows {
+            by_slot.entry(row.slot).or_default().push(row);
+        }
+        for (slot, _) in asked {
+            self.queues.loaded(*slot, by_slot.remove(slot).unwrap_or_default(), limit);
+            self.make_ready(*slot);
+        }
+    }
+
+    /// A load did not work.
+    pub fn load_failed(&mut self, asked: &[(Slot, Seq)]) {
+        asked.iter().for_each(|(slot, _)| self.queues.load_failed(*slot));
+    }
+
+    /// Messages in memory that are not settled.
+    pub fn len(&self) -> usize {
+        self.queues.len() + self.in_flight
+    }
+
+    /// Whether memory holds no unsettled message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Messages sent and not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn make_ready(&mut self, slot: Slot) {
+        if self.queues.front(slot).is_none() {
+            return;
+        }
+        let flight = self.flights.entry(slot).or_default();
+        if !flight.is_ready && flight.sent.len() < MAX_IN_FLIGHT_PER_SLOT {
+            flight.is_ready = true;
+            self.ready.push_back(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use estafet_model::{IdKey, WaId};
+
+    use super::*;
+
+    fn message(slot: u32, seq: i64) -> MessageRow {
+        MessageRow {
+            slot: Slot::new(slot).unwrap(),
+            seq: Seq::new(seq),
+            id_key: IdKey([0; 9]),
+            recipient: WaId::from_u64(15_550_001_001).unwrap(),
+            accepted_at_ms: 0,
+            body: Bytes::new(),
+        }
+    }
+
+    fn seqs(messages: &[MessageRow]) -> Vec<i64> {
+        messages.iter().map(|m| m.seq.get()).collect()
+    }
+
+    #[test]
+    fn what_was_in_flight_is_sent_again_first_and_in_order() {
+        let mut outbox = Outbox::recovering(std::iter::empty());
+        (1..=5).for_each(|n| outbox.accepted(message(1, n)));
+        assert_eq!(seqs(&outbox.next(3)), [1, 2, 3]);
+        assert!(outbox.settled(Slot::new(1).unwrap(), Seq::new(2)).is_some());
+        outbox.disconnected();
+        assert_eq!(seqs(&outbox.next(10)), [1, 3, 4, 5]);
+        assert!(outbox.next(10).is_empty());
+    }
+
+    #[test]
+    fn slots_take_turns_and_a_busy_one_leaves_room() {
+        let mut outbox = Outbox::recovering(std::iter::empty());
+        (1..=1000).for_each(|n| outbox.accepted(message(1, n)));
+        outbox.accepted(message(2, 1001));
+        let batch = outbox.next(5000);
+        assert_eq!(batch.len(), MAX_IN_FLIGHT_PER_SLOT + 1);
+        assert_eq!(batch.last().unwrap().slot.get(), 2);
+        assert!(!outbox.has_ready());
+        outbox.settled(Slot::new(1).unwrap(), Seq::new(1));
+        assert_eq!(seqs(&outbox.next(5000)), [257]);
+    }
+
+    #[test]
+    fn the_cursor_stays_below_everything_that_is_open() {
+        let mut outbox = Outbox::recovering(std::iter::empty());
+        let slot = Slot::new(1).unwrap();
+        (1..=100).for_each(|n| outbox.accepted(message(1, n)));
+        outbox.next(100);
+        for n in 2..=40 {
+            outbox.settled(slot, Seq::new(n));
+        }
+        assert_eq!(outbox.take_cursor(slot), Some(Seq::new(0)), "message 1 is open");
+        for n in (1..=1).chain(41..=100) {
+            outbox.settled(slot, Seq::new(n));
+        }
+        assert_eq!(outbox.take_cursor(slot), Some(Seq::new(100)));
+        assert_eq!(outbox.take_cursor(slot), None, "nothing new");
+    }
+}

@@ -1,0 +1,250 @@
+//! Bounded windows over rows that are stored slot by slot.
+//!
+//! The backlog lives in the database; memory holds, for each slot, a prefix of what is left to do.
+//! A slot whose newer rows are only in the database is *spilled*; when its window runs low, the
+//! rows after the last one taken are loaded. Invariant: a window never skips a row, so order in a
+//! slot is kept whatever was spilled.
+//!
+//!     window of a slot:   [ s1 s2 s3 ] high=s3 | s4 s5 ...   (spilled: only stored)
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use estafet_model::{Seq, Slot};
+
+/// A row with a place in a slot.
+pub trait Positioned {
+    /// Its slot.
+    fn slot(&self) -> Slot;
+    /// Its place in the slot.
+    fn seq(&self) -> Seq;
+}
+
+/// How much memory may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows in all slots together.
+    pub total: usize,
+    /// Rows in one slot.
+    pub per_slot: usize,
+}
+
+#[derive(Debug)]
+struct Window<T> {
+    rows: VecDeque<T>,
+    /// The last row that was ever taken into memory.
+    high: Seq,
+    spilled: bool,
+    loading: bool,
+    /// Rows were stored while a load was running; it may have missed them.
+    stored_meanwhile: bool,
+}
+
+/// The windows of one kind of row.
+#[derive(Debug)]
+pub struct SlotQueues<T> {
+    limits: Limits,
+    windows: HashMap<Slot, Window<T>>,
+    total: usize,
+    /// Spilled slots with an empty window and no load running.
+    hungry: BTreeSet<Slot>,
+}
+
+impl<T: Positioned> SlotQueues<T> {
+    /// Windows over slots that may all have rows stored by an earlier owner.
+    pub fn recovering(limits: Limits, slots: impl Iterator<Item = Slot>) -> Self {
+        let mut queues = Self { limits, windows: HashMap::new(), total: 0, hungry: BTreeSet::new() };
+        for slot in slots {
+            queues.windows.insert(slot, Window::empty(true));
+            queues.hungry.insert(slot);
+        }
+        queues
+    }
+
+    /// Takes a row that was just stored; says whether it went into memory.
+    pub fn push(&mut self, row: T) -> bool {
+        let slot = row.slot();
+        let full = self.total >= self.limits.total;
+        let window = self.windows.entry(slot).or_insert_with(|| Window::empty(false));
+        if window.spilled || full || window.rows.len() >= self.limits.per_slot {
+            self.spill(slot);
+            return false;
+        }
+        debug_assert!(row.seq() > window.high, "rows of a slot arrive in order");
+        window.high = row.seq();
+        window.rows.push_back(row);
+        self.total += 1;
+        true
+    }
+
+    /// Notes that rows of `slot` were stored which memory does not have.
+    pub fn spill(&mut self, slot: Slot) {
+        let window = self.windows.entry(slot).or_insert_with(|| Window::empty(false));
+        window.spilled = true;
+        window.stored_meanwhile |= window.loading;
+        if window.rows.is_empty() && !window.loading {
+            self.hungry.insert(slot);
+        }
+    }
+
+    /// The first row of a slot.
+    pub fn front(&self, slot: Slot) -> Option<&T> {
+        self.windows.get(&slot)?.rows.front()
+    }
+
+    /// Removes the first row of a slot.
+    pub fn pop(&mut self, slot: Slot) -> Option<T> {
+        let window = self.windows.get_mut(&slot)?;
+        let row = window.rows.pop_front()?;
+        self.total -= 1;
+        if window.rows.is_empty() && window.spilled && !window.loading {
+            self.hungry.insert(slot);
+        }
+        Some(row)
+    }
+
+    /// Puts rows back in front of a slot, in their order.
+    pub fn put_back(&mut self, slot: Slot, rows: impl DoubleEndedIterator<Item = T>) {
+        let window = self.windows.entry(slot).or_insert_with(|| Window::empty(false));
+        for row in rows.rev() {
+            window.rows.push_front(row);
+            self.total += 1;
+        }
+        self.hungry.remove(&slot);
+    }
+
+    /// Slots to load from the database, each with the position to load after; at most `most`.
+    /// Each counts as being loaded until [`Self::loaded`] or [`Self::load_failed`].
+    pub fn take_loads(&mut self, most: usize) -> Vec<(Slot, Seq)> {
+        if self.total >= self.limits.total {
+            return Vec::new();
+        }
+        let slots: Vec<Slot> = self.hungry.iter().copied().take(most).collect();
+        slots
+            .into_iter()
+            .map(|slot| {
+                self.hungry.remove(&slot);
+                let window = self.windows.get_mut(&slot).expect("hungry slots have a window");
+                window.loading = true;
+                window.stored_meanwhile = false;
+                (slot, window.high)
+            })
+            .collect()
+    }
+
+    /// Takes the answer of a load: the rows after the asked position, at most `limit` of them.
+    pub fn loaded(&mut self, slot: Slot, rows: Vec<T>, limit: usize) {
+        let Some(window) = self.windows.get_mut(&slot) else { return };
+        window.loading = false;
+        window.spilled = rows.len() >= limit || window.stored_meanwhile;
+        for row in rows {
+            if row.seq() > window.high {
+                window.high = row.seq();
+                window.rows.push_back(row);
+                self.total += 1;
+            }
+        }
+        if window.rows.is_empty() && window.spilled {
+            self.hungry.insert(slot);
+        }
+    }
+
+    /// A load did not work: it will be asked for again.
+    pub fn load_failed(&mut self, slot: Slot) {
+        if let Some(window) = self.windows.get_mut(&slot) {
+            window.loading = false;
+            self.hungry.insert(slot);
+        }
+    }
+
+    /// Whether nothing of `slot` is in memory or only stored.
+    pub fn is_drained(&self, slot: Slot) -> bool {
+        self.windows.get(&slot).is_none_or(|w| w.rows.is_empty() && !w.spilled && !w.loading)
+    }
+
+    /// Rows in memory.
+    pub fn len(&self) -> usize {
+        self.total
+    }
+
+    /// Whether memory holds no row.
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Slots that have rows in memory.
+    pub fn occupied(&self) -> impl Iterator<Item = Slot> {
+        self.windows.iter().filter(|(_, w)| !w.rows.is_empty()).map(|(slot, _)| *slot)
+    }
+}
+
+impl<T> Window<T> {
+    fn empty(spilled: bool) -> Self {
+        Self { rows: VecDeque::new(), high: Seq::ZERO, spilled, loading: false, stored_meanwhile: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Row(u32, i64);
+
+    impl Positioned for Row {
+        fn slot(&self) -> Slot {
+            slot(self.0)
+        }
+        fn seq(&self) -> Seq {
+            Seq::new(self.1)
+        }
+    }
+
+    fn slot(n: u32) -> Slot {
+        Slot::new(n).unwrap()
+    }
+
+    const LIMITS: Limits = Limits { total: 4, per_slot: 3 };
+
+    #[test]
+    fn no_row_is_skipped_when_a_slot_spills_and_is_loaded_again() {
+        let mut queues = SlotQueues::recovering(LIMITS, std::iter::empty());
+        let stored: Vec<Row> = (1..=7).map(|n| Row(5, n)).collect();
+        for row in &stored {
+            queues.push(row.clone());
+        }
+        let mut seen = Vec::new();
+        loop {
+            while let Some(row) = queues.pop(slot(5)) {
+                seen.push(row);
+            }
+            let loads = queues.take_loads(10);
+            let Some(&(_, after)) = loads.first() else { break };
+            let rows = stored.iter().filter(|r| r.seq() > after).take(3).cloned().collect();
+            queues.loaded(slot(5), rows, 3);
+        }
+        assert_eq!(seen, stored);
+        assert!(queues.is_drained(slot(5)));
+    }
+
+    #[test]
+    fn a_row_stored_while_a_load_runs_is_loaded_next() {
+        let mut queues = SlotQueues::<Row>::recovering(LIMITS, [slot(1)].into_iter());
+        assert_eq!(queues.take_loads(10), [(slot(1), Seq::ZERO)]);
+        assert!(!queues.push(Row(1, 9)), "the load may or may not see it");
+        queues.loaded(slot(1), vec![], 3);
+        assert_eq!(queues.take_loads(10), [(slot(1), Seq::ZERO)]);
+        queues.loaded(slot(1), vec![Row(1, 9)], 3);
+        assert_eq!(queues.pop(slot(1)), Some(Row(1, 9)));
+        assert!(queues.is_drained(slot(1)));
+    }
+
+    #[test]
+    fn memory_stays_within_its_limits() {
+        let mut queues = SlotQueues::recovering(LIMITS, std::iter::empty());
+        for n in 0..100 {
+            queues.push(Row(n % 10, i64::from(n) + 1));
+        }
+        assert_eq!(queues.len(), 4);
+        assert!(queues.take_loads(100).is_empty(), "no load while memory is full");
+    }
+}

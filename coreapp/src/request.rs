@@ -1,0 +1,111 @@
+//! Requests of the webapps, and the way their answers take.
+
+use bytes::Bytes;
+use estafet_model::{ApiError, IdKey, Slot, WaId};
+use estafet_proto::v1::{self, outcome::Result as Answer, request::Action as Wire};
+use tokio::sync::{mpsc, oneshot};
+
+/// What a webapp asks of the owner of a slot.
+#[derive(Debug)]
+pub enum Action {
+    /// Accept a message.
+    Submit {
+        /// The user it is for.
+        recipient: WaId,
+        /// Unique key of the id.
+        id_key: IdKey,
+        /// Canonical JSON.
+        body: Bytes,
+    },
+    /// The business read an incoming message.
+    MarkRead {
+        /// Its id.
+        message_id: String,
+    },
+    /// Are these users on the network?
+    CheckContacts {
+        /// The users.
+        wa_ids: Vec<WaId>,
+    },
+}
+
+/// A request on its way to the shard.
+#[derive(Debug)]
+pub struct ShardRequest {
+    /// Slot it concerns.
+    pub slot: Slot,
+    /// What is asked.
+    pub action: Action,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub enum Reply {
+    /// Back on the stream the request came on.
+    Stream {
+        /// Number of the request on that stream.
+        correlation: u64,
+        /// The stream's writer. Has room for every request that was granted a credit.
+        outcomes: mpsc::Sender<v1::Outcome>,
+    },
+    /// To a single call.
+    Single(oneshot::Sender<v1::Outcome>),
+}
+
+impl Reply {
+    /// Answers. A webapp that is gone does not hear it; it repeats the request elsewhere.
+    pub fn send(self, answer: Answer) {
+        match self {
+            Self::Stream { correlation, outcomes } => {
+                if outcomes.try_send(v1::Outcome { correlation, result: Some(answer) }).is_err() {
+                    tracing::debug!(correlation, "webapp left before its answer");
+                }
+            }
+            Self::Single(outcome) => drop(outcome.send(v1::Outcome { correlation: 0, result: Some(answer) })),
+        }
+    }
+}
+
+/// The request was carried out.
+pub fn done() -> Answer {
+    Answer::Done(v1::Done {})
+}
+
+/// This node does not own the slot.
+pub fn not_owner() -> Answer {
+    Answer::NotOwner(v1::NotOwner { hint: String::new(), map_version: 0 })
+}
+
+/// The request was refused.
+pub fn refused(error: &ApiError) -> Answer {
+    Answer::Refused(v1::Refused {
+        code: error.code.number().into(),
+        details: error.details.to_string(),
+        retryable: error.is_retryable(),
+    })
+}
+
+/// Reads a request of the wire: the number, the slot, and what is asked.
+pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
+    let number = WaId::from_u64(request.number).map_err(|error| ApiError::invalid("number", error))?;
+    let slot = Slot::new(request.slot).ok_or_else(|| ApiError::invalid("slot", "is out of range"))?;
+    let action = match request.action.ok_or_else(|| ApiError::missing("action"))? {
+        Wire::Submit(submit) => Action::Submit {
+            recipient: WaId::from_u64(submit.recipient).map_err(|error| ApiError::invalid("recipient", error))?,
+            id_key: IdKey::from_slice(&submit.id_key).ok_or_else(|| ApiError::invalid("id_key", "has a wrong length"))?,
+            body: submit.body,
+        },
+        Wire::MarkRead(mark) => Action::MarkRead { message_id: mark.message_id },
+        Wire::CheckContacts(check) => {
+            Action::CheckContacts { wa_ids: check.wa_ids.into_iter().filter_map(|wa_id| WaId::from_u64(wa_id).ok()).collect() }
+        }
+    };
+    if let Action::Submit { recipient, .. } = &action
+        && Slot::of(*recipient) != slot
+    {
+        return Err(ApiError::invalid("slot", "is not the recipient's"));
+    }
+    Ok((number, slot, action))
+}

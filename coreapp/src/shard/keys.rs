@@ -1,0 +1,60 @@
+//! The keys of a number: end-to-end account and static Noise key. They live in the message database,
+//! so every owner of every shard has the same, and never change (`estafet_upstream::e2e` says why).
+
+use estafet_model::WaId;
+use estafet_store::SharedStore;
+use estafet_upstream::{
+    StaticKey,
+    e2e::{self, Account, PublicKeys},
+};
+
+/// The keys of a number, loaded.
+pub struct NumberKeys {
+    /// End-to-end account.
+    pub account: Account,
+    /// Its public half.
+    pub public: PublicKeys,
+    /// Static key of the transport.
+    pub static_key: StaticKey,
+}
+
+/// Why the keys could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database failed.
+    #[error("keys of {number} cannot be read")]
+    Store {
+        /// The number.
+        number: WaId,
+        /// Cause.
+        source: estafet_store::Error,
+    },
+    /// The stored account is damaged.
+    #[error("end-to-end account of {number} is unreadable")]
+    Account {
+        /// The number.
+        number: WaId,
+        /// Cause.
+        source: e2e::Error,
+    },
+    /// The stored static key is damaged.
+    #[error("static key of {number} is unreadable")]
+    StaticKey {
+        /// The number.
+        number: WaId,
+    },
+}
+
+impl NumberKeys {
+    /// Loads the keys of `number`, making them at the first call ever.
+    pub async fn load(store: &SharedStore, number: WaId) -> Result<Self, Error> {
+        let read = async |name: &str, fresh: &[u8]| {
+            store.secret(&format!("{name}/{number}"), fresh).await.map_err(|source| Error::Store { number, source })
+        };
+        let account = read("e2e_account", &Account::new().to_bytes()).await?;
+        let account = Account::from_bytes(&account).map_err(|source| Error::Account { number, source })?;
+        let static_key = read("noise_static_key", StaticKey::generate().to_bytes().as_slice()).await?;
+        let static_key = static_key.try_into().map(StaticKey::from_bytes).map_err(|_| Error::StaticKey { number })?;
+        Ok(Self { public: account.public_keys(), account, static_key })
+    }
+}

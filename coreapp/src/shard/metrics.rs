@@ -1,0 +1,49 @@
+//! What a shard counts. No phone numbers, no ids in labels.
+
+use opentelemetry::{KeyValue, metrics::Counter};
+
+use crate::callbacks::Failure;
+
+pub(super) struct Metrics {
+    pub(super) commits: Counter<u64>,
+    pub(super) rows: Counter<u64>,
+    pub(super) accepted: Counter<u64>,
+    pub(super) sent: Counter<u64>,
+    pub(super) receipts: Counter<u64>,
+    pub(super) inbound: Counter<u64>,
+    pub(super) undecryptable: Counter<u64>,
+    pub(super) fenced: Counter<u64>,
+    pub(super) dead_letters: Counter<u64>,
+    posts: Counter<u64>,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let meter = estafet_runtime::metrics::meter("coreapp");
+        let counter =
+            |name: &'static str, description: &'static str| meter.u64_counter(name).with_description(description).build();
+        Self {
+            commits: counter("store_commits", "Transactions committed by shard owners"),
+            rows: counter("store_commit_rows", "Rows written by these transactions"),
+            accepted: counter("messages_accepted", "Messages stored durably"),
+            sent: counter("messages_sent", "Messages the upstream took"),
+            receipts: counter("receipts", "Receipts recorded"),
+            inbound: counter("messages_inbound", "Incoming messages stored"),
+            undecryptable: counter("messages_inbound_undecryptable", "Incoming messages that could not be decrypted"),
+            fenced: counter("writes_fenced", "Transactions refused because a newer epoch owns the shard"),
+            dead_letters: counter("callback_dead_letters", "Callbacks given up after the age limit"),
+            posts: counter("callback_posts", "Callbacks posted, by result"),
+        }
+    }
+
+    pub(super) fn post(&self, result: &Result<(), Failure>) {
+        let result = match result {
+            Ok(()) => "success",
+            Err(Failure::Status(_)) => "status",
+            Err(Failure::Timeout) => "timeout",
+            Err(Failure::Connection(_)) => "connection",
+            Err(Failure::NotConfigured) => "not_configured",
+        };
+        self.posts.add(1, &[KeyValue::new("result", result)]);
+    }
+}

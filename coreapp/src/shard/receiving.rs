@@ -1,0 +1,165 @@
+//! From the upstream to the database: receipts and incoming messages are stored before they are
+//! acknowledged (**I6**, **I9**), so what was not stored comes again.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use estafet_model::{MessageId, Seq, Slot, WaId};
+use estafet_store::{MessageRow, NewInbound, SessionRow, SharedStore, StatusRow};
+use estafet_upstream::{
+    Delivery, Item,
+    e2e::{Ratchet, Sealed},
+};
+
+use super::{Done, Shard, read};
+use crate::core::{event, pending::Effect};
+
+/// Deliveries decided together.
+const DECIDE: usize = 256;
+
+/// What must be known before deliveries can be decided.
+#[derive(Default)]
+pub(super) struct Facts {
+    statuses: Vec<StatusRow>,
+    sessions: Vec<SessionRow>,
+    known_inbound: HashSet<String>,
+    messages: HashMap<(Slot, Seq), MessageRow>,
+}
+
+/// The questions to the database.
+#[derive(Default)]
+struct Questions {
+    statuses: Vec<(Slot, Seq)>,
+    inbound: Vec<String>,
+    peers: Vec<WaId>,
+    messages: Vec<(Slot, Seq)>,
+}
+
+impl Questions {
+    fn is_empty(&self) -> bool {
+        self.statuses.is_empty() && self.inbound.is_empty() && self.peers.is_empty() && self.messages.is_empty()
+    }
+
+    async fn ask(self, store: SharedStore, number: WaId) -> Facts {
+        let mut facts = Facts::default();
+        if !self.statuses.is_empty() {
+            facts.statuses = read("statuses", || store.statuses(number, &self.statuses)).await;
+        }
+        if !self.inbound.is_empty() {
+            let rows = read("incoming messages", || store.inbound(number, &self.inbound)).await;
+            facts.known_inbound = rows.into_iter().map(|row| row.id).collect();
+        }
+        if !self.peers.is_empty() {
+            facts.sessions = read("sessions", || store.sessions(number, &self.peers)).await;
+        }
+        if !self.messages.is_empty() {
+            let rows = read("messages", || store.messages(number, &self.messages)).await;
+            facts.messages = rows.into_iter().map(|row| ((row.slot, row.seq), row)).collect();
+        }
+        facts
+    }
+}
+
+impl Shard {
+    /// Takes the next deliveries, if none are being decided, and finds out what is needed for them.
+    pub(super) fn decide_arrived(&mut self) {
+        if self.deciding || self.arrived.is_empty() || self.room() == 0 {
+            return;
+        }
+        let count = self.arrived.len().min(DECIDE.min(self.context.config.group_commit_rows));
+        let deliveries: Vec<Delivery> = self.arrived.drain(..count).collect();
+        let questions = self.questions(&deliveries);
+        if questions.is_empty() {
+            return self.facts_loaded(deliveries, Facts::default());
+        }
+        self.deciding = true;
+        let (store, number) = (self.context.store.clone(), self.fence.number);
+        self.jobs.push(Box::pin(async move { Done::FactsLoaded(deliveries, Box::new(questions.ask(store, number).await)) }));
+    }
+
+    fn questions(&self, deliveries: &[Delivery]) -> Questions {
+        let mut questions = Questions::default();
+        for delivery in deliveries {
+            match &delivery.item {
+                Item::Receipt { slot, seq, .. } if !self.receipts.knows((*slot, *seq)) => questions.statuses.push((*slot, *seq)),
+                Item::Receipt { .. } => {}
+                Item::Inbound { sender, message_id, .. } => {
+                    questions.inbound.push(message_id.clone());
+                    if !self.ratchets.contains(sender) {
+                        questions.peers.push(*sender);
+                    }
+                }
+                Item::Retry { slot, seq, .. } => questions.messages.push((*slot, *seq)),
+            }
+        }
+        questions
+    }
+
+    /// Decides deliveries in their order; they are acknowledged after the commit.
+    pub(super) fn facts_loaded(&mut self, deliveries: Vec<Delivery>, mut facts: Facts) {
+        self.deciding = false;
+        for row in &facts.statuses {
+            self.receipts.learn((row.slot, row.seq), row.statuses);
+        }
+        let sessions = std::mem::take(&mut facts.sessions);
+        sessions.iter().for_each(|row| self.learn_session(row));
+        let ids = deliveries.iter().map(|delivery| delivery.id).collect();
+        for Delivery { item, .. } in deliveries {
+            match item {
+                Item::Receipt { recipient, slot, seq, id_key, status, at_ms, error_code } => {
+                    let Some(statuses) = self.receipts.advance((slot, seq), status) else { continue };
+                    self.metrics.receipts.add(1, &[]);
+                    self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
+                    self.status_event(slot, &MessageId::outgoing(recipient, id_key), status, at_ms, error_code);
+                }
+                Item::Inbound { sender, message_id, at_ms, profile_name, sealed, identity_key } => {
+                    if facts.known_inbound.insert(message_id.clone()) {
+                        let content = self.decrypt(sender, &sealed, &identity_key);
+                        self.store_inbound(sender, message_id, at_ms, profile_name, content);
+                    }
+                }
+                Item::Retry { recipient, slot, seq, .. } => {
+                    tracing::warn!(slot = slot.get(), "a phone could not decrypt, sending again over a new session");
+                    self.ratchets.pop(&recipient);
+                    self.forgotten_sessions.insert(recipient);
+                    if let Some(message) = facts.messages.remove(&(slot, seq)) {
+                        self.outbox.resend(message);
+                    }
+                }
+            }
+        }
+        self.pending.effects.push(Effect::Acknowledge(ids));
+    }
+
+    /// The plaintext; empty when it cannot be had, which the business sees as an unknown message.
+    fn decrypt(&mut self, sender: WaId, sealed: &Sealed, identity_key: &[u8]) -> Bytes {
+        let account = &mut self.keys.account;
+        let plaintext = match self.ratchets.get_mut(&sender) {
+            Some(ratchet) => ratchet.decrypt(account, sealed, identity_key),
+            None => Ratchet::inbound(account, sealed, identity_key).map(|(ratchet, plaintext)| {
+                self.ratchets.put(sender, ratchet);
+                plaintext
+            }),
+        };
+        match plaintext {
+            Ok(plaintext) => {
+                self.forgotten_sessions.remove(&sender);
+                self.store_session(Slot::of(sender), sender);
+                plaintext.into()
+            }
+            Err(error) => {
+                tracing::error!(%error, "an incoming message could not be decrypted");
+                self.metrics.undecryptable.add(1, &[]);
+                Bytes::new()
+            }
+        }
+    }
+
+    fn store_inbound(&mut self, sender: WaId, id: String, at_ms: i64, profile_name: String, content: Bytes) {
+        self.metrics.inbound.add(1, &[]);
+        let slot = Slot::of(sender);
+        let body = event::inbound(sender, &profile_name, &id, at_ms, &content);
+        self.event(slot, Some(sender), "inbound_message", at_ms, body);
+        self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, body: content });
+    }
+}

@@ -1,0 +1,141 @@
+//! What the business and the operator hear of a shard: callbacks and health.
+
+use bytes::Bytes;
+use estafet_model::{Code, MessageId, Slot, Status, WaId};
+use estafet_proto::v1::{GatewayStatus, NumberState};
+use estafet_store::{DeadLetter, EventRef, NewEvent};
+use xxhash_rust::xxh64::xxh64;
+
+use super::{Shard, Upline};
+use crate::{
+    callbacks::Posted,
+    core::{
+        event::{self, Conversation, StatusEvent},
+        lanes::Rules,
+        receipts::is_reported,
+    },
+    settings::Versioned,
+};
+
+/// A condition is reported once in this time (spec/webhooks.md §7).
+const REPORT_AGAIN_MS: i64 = 15 * 60 * 1000;
+/// Length of a conversation.
+const CONVERSATION_MS: i64 = 24 * 3600 * 1000;
+
+impl Shard {
+    /// Stores a callback event; it goes into its lane after the commit.
+    pub(super) fn event(&mut self, slot: Slot, contact: Option<WaId>, kind: &'static str, at_ms: i64, body: Bytes) {
+        let Some(seq) = self.next_seq() else { return };
+        let event = NewEvent { slot, seq, contact, kind, created_at_ms: at_ms, body };
+        self.pending.event(event, self.settings.settings.callback_persist);
+    }
+
+    /// Tells a status, if the business wants to hear it.
+    pub(super) fn status_event(&mut self, slot: Slot, id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) {
+        if !is_reported(status, &self.settings.settings) {
+            return;
+        }
+        let recipient = id.phone();
+        let made_at_ms = id.key().map_or(at_ms, |key| key.made_at_ms());
+        let window = made_at_ms.div_euclid(CONVERSATION_MS);
+        let conversation_id = conversation_id(self.fence.number, recipient, window);
+        let told = status != Status::Failed && !self.settings.settings.webhook_payload_conversation_pricingmodel_disabled;
+        let body = event::status(&StatusEvent {
+            message_id: &id.to_string(),
+            recipient,
+            status,
+            at_ms,
+            error: error_code.map(|code| (Code::from_number(code).unwrap_or(Code::MessageGenericError), failure_details(code))),
+            conversation: told
+                .then_some(Conversation { id: &conversation_id, expires_at: (window + 1) * CONVERSATION_MS / 1000 }),
+        });
+        self.event(slot, Some(recipient), "status_change", at_ms, body);
+    }
+
+    /// Tells a condition of the number, at most once in a quarter of an hour.
+    pub(super) fn report(&mut self, code: Code, details: &str) {
+        let now_ms = self.now_ms();
+        let last = self.reported.get(details).copied().unwrap_or(i64::MIN / 2);
+        if now_ms - last < REPORT_AGAIN_MS {
+            return;
+        }
+        self.reported.insert(details.to_owned(), now_ms);
+        self.event(*self.fence.slots().start(), None, "error", now_ms, event::error(code, details));
+    }
+
+    /// Opens the posts that are due. Without a URL events wait.
+    pub(super) fn open_posts(&mut self) {
+        if self.settings.settings.webhooks.url.is_none() {
+            return;
+        }
+        for post in self.lanes.due(tokio::time::Instant::now().into_std()) {
+            let event = post.event;
+            if self.posts.try_send(post).is_err() {
+                // The poster has room for more posts than may be open, so it is gone: shutting down.
+                self.lanes.failed(event, tokio::time::Instant::now().into_std(), 0);
+            }
+        }
+    }
+
+    /// The end of a post.
+    pub(super) fn posted(&mut self, posted: Posted) {
+        self.metrics.post(&posted.result);
+        let Posted { event, result } = posted;
+        match result {
+            Ok(()) => {
+                self.lanes.delivered(event);
+                self.pending.event_done(event);
+            }
+            Err(failure) => self.not_taken(event, &failure.to_string()),
+        }
+    }
+
+    fn not_taken(&mut self, event: EventRef, reason: &str) {
+        tracing::debug!(slot = event.slot.get(), reason, "callback not taken");
+        let (now, now_ms) = (tokio::time::Instant::now().into_std(), self.now_ms());
+        if self.lanes.failed(event, now, now_ms).is_some() {
+            tracing::error!(number = %self.fence.number, reason, "callback given up, kept as a dead letter");
+            self.metrics.dead_letters.add(1, &[]);
+            self.pending.batch.dead_letters.push(DeadLetter { event, reason: reason.to_owned(), at_ms: now_ms });
+            self.report(Code::Generic, "Callbacks older than the age limit were given up and kept as dead letters");
+        }
+    }
+
+    pub(super) fn settings_changed(&mut self, settings: Versioned) {
+        let config = &self.context.config;
+        self.lanes.set_rules(Rules::new(&settings.settings, config.callback_max_age(), config.strict_global_order));
+        self.settings = settings;
+    }
+
+    /// Publishes the state of the shard for `/v1/health` and `estafet status`.
+    pub(super) fn publish(&self) {
+        let gateway_status = match self.upline {
+            Upline::Up { .. } => GatewayStatus::Connected,
+            Upline::Connecting => GatewayStatus::Connecting,
+            Upline::Off => GatewayStatus::Disconnected,
+        };
+        self.context.state.publish(NumberState {
+            number: self.fence.number.as_u64(),
+            gateway_status: gateway_status.into(),
+            shard: self.fence.shard.get().into(),
+            shard_count: self.fence.count.get().into(),
+            epoch: self.fence.epoch.get().into(),
+            outbox: self.outbox.len() as u64,
+            callbacks: self.lanes.len() as u64,
+        });
+    }
+}
+
+fn failure_details(code: u16) -> &'static str {
+    match Code::from_number(code) {
+        Some(Code::UserNotValid) => "The recipient is not on the network",
+        Some(Code::MessageExpired) => "The message was not delivered in time",
+        _ => "",
+    }
+}
+
+/// The same for every status of messages made on one day between the same two parties.
+fn conversation_id(number: WaId, recipient: WaId, window: i64) -> String {
+    let text = format!("{number}/{recipient}/{window}");
+    format!("{:016x}{:016x}", xxh64(text.as_bytes(), 1), xxh64(text.as_bytes(), 2))
+}

@@ -1,0 +1,69 @@
+//! What webapps ask of a shard.
+
+use bytes::Bytes;
+use estafet_model::{ApiError, Code, IdKey, Slot, WaId};
+use estafet_proto::v1;
+use estafet_store::{InboundRow, MessageRow};
+use estafet_upstream::Command;
+
+use super::{Answered, Done, Shard, Upline, read};
+use crate::{
+    core::pending::Effect,
+    request::{Reply, done, not_owner, refused},
+};
+
+impl Shard {
+    /// Accepts a message: it is answered when it is durable.
+    pub(super) fn submit(&mut self, slot: Slot, recipient: WaId, id_key: IdKey, body: Bytes, reply: Reply) {
+        if self.database_lost_since.is_some() {
+            return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
+        }
+        let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
+        let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms(), body };
+        self.pending.accept(message, Answered { reply, answer: done() });
+    }
+
+    /// The business read an incoming message; the look-up comes first.
+    pub(super) fn mark_read(&mut self, message_id: String, reply: Reply) {
+        let (store, number) = (self.context.store.clone(), self.fence.number);
+        let ids = [message_id];
+        self.jobs.push(Box::pin(async move {
+            let rows = read("incoming message", || store.inbound(number, &ids)).await;
+            Done::InboundFound(reply, rows.into_iter().next())
+        }));
+    }
+
+    /// Records the first reading of a message and tells the phone; later ones change nothing.
+    pub(super) fn inbound_found(&mut self, reply: Reply, row: Option<InboundRow>) {
+        let Some(row) = row.filter(|_| !self.settings.settings.pass_through) else {
+            return reply.send(refused(&ApiError::new(Code::NotFound, "Message is unknown or no longer stored")));
+        };
+        if !row.read {
+            self.pending.batch.inbound_read.push(row.id.clone());
+            self.pending.effects.push(Effect::MarkRead(vec![(row.sender, row.id)]));
+        }
+        self.pending.effects.push(Effect::Answer(Answered { reply, answer: done() }));
+    }
+
+    /// Asks the network which users it knows.
+    pub(super) fn check_contacts(&mut self, wa_ids: Vec<WaId>, reply: Reply) {
+        if !matches!(self.upline, Upline::Up { .. }) || self.queries.len() >= MAX_QUERIES {
+            return reply.send(refused(&ApiError::new(Code::NotReady, "The network is not connected")));
+        }
+        self.next_query += 1;
+        self.queries.insert(self.next_query, reply);
+        self.outgoing.push_back(Command::CheckContacts { query: self.next_query, wa_ids });
+    }
+
+    /// The network's answer to [`Self::check_contacts`]: those it knows.
+    pub(super) fn contacts_checked(&mut self, query: u64, on_network: Vec<WaId>) {
+        if let Some(reply) = self.queries.remove(&query) {
+            let contacts =
+                on_network.into_iter().map(|wa_id| v1::ContactState { wa_id: wa_id.as_u64(), on_network: true }).collect();
+            reply.send(v1::outcome::Result::Contacts(v1::ContactStates { contacts }));
+        }
+    }
+}
+
+/// Contact look-ups waiting for the network's answer.
+const MAX_QUERIES: usize = 1024;

@@ -1,0 +1,235 @@
+//! From the outbox to the upstream: sessions, encryption, connection.
+//!
+//! Messages are prepared one batch at a time: load or open the sessions it needs, encrypt, store the
+//! stepped sessions, and only after that commit put the frames on the connection. So a ratchet never
+//! steps twice to the same place, and a message that was prepared but not sent is simply prepared anew.
+
+use std::{collections::HashSet, time::Duration};
+
+use estafet_model::{Code, MessageId, Slot, Status, WaId};
+use estafet_store::{MessageRow, SessionRow, StatusRow};
+use estafet_upstream::{
+    Command, ConnectError, Envelope, Event, Link, Login, Verdict,
+    e2e::{KeyBundle, Ratchet},
+};
+
+use super::{Done, Shard, Upline, read};
+use crate::core::{life::Reason, pending::Effect};
+
+/// Messages prepared together.
+const PREPARE: usize = 256;
+
+/// A batch on its way from the outbox to the upstream.
+pub(super) struct Preparation {
+    generation: u64,
+    messages: Vec<MessageRow>,
+    /// Peers whose keys the network was asked for.
+    missing: HashSet<WaId>,
+    /// Peers the network does not know.
+    unknown: HashSet<WaId>,
+}
+
+impl Shard {
+    /// Dials the upstream after `delay`.
+    pub(super) fn connect(&mut self, delay: Duration) {
+        self.upline = Upline::Connecting;
+        let upstream = self.context.upstream.clone();
+        let login = Login {
+            number: self.fence.number,
+            shard: self.fence.shard,
+            count: self.fence.count,
+            epoch: self.fence.epoch,
+            boot: self.context.boot,
+            holder: self.context.holder.clone(),
+            keys: self.keys.public.clone(),
+            static_key: self.keys.static_key.clone(),
+        };
+        self.jobs.push(Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            Done::Connected(upstream.connect(login).await)
+        }));
+    }
+
+    pub(super) fn connected(&mut self, result: Result<Link, ConnectError>) {
+        match result {
+            Ok(Link { commands, events }) => {
+                self.generation += 1;
+                self.backoff.reset();
+                self.upline = Upline::Up { commands, events };
+            }
+            Err(ConnectError::StaleEpoch { highest }) => self.life.superseded(Reason::StaleUpstream { highest }),
+            Err(error) => {
+                tracing::warn!(number = %self.fence.number, shard = %self.fence.shard, %error, "not connected");
+                if let ConnectError::Conflict { .. } = &error {
+                    self.report(Code::Generic, CONFLICT);
+                }
+                let delay = self.backoff.next_delay();
+                self.connect(delay);
+            }
+        }
+    }
+
+    /// Something arrived from the upstream, or the connection ended.
+    pub(super) fn heard(&mut self, event: Option<Event>) {
+        match event {
+            Some(Event::Verdicts(verdicts)) => verdicts.into_iter().for_each(|verdict| self.verdict(verdict)),
+            Some(Event::Deliveries(deliveries)) => self.arrived.extend(deliveries),
+            Some(Event::Keys(bundles)) => self.keys_arrived(bundles),
+            Some(Event::Contacts { query, on_network }) => self.contacts_checked(query, on_network),
+            Some(Event::Conflict { holder }) => {
+                tracing::error!(number = %self.fence.number, holder, "another instance tried to take the number");
+                self.report(Code::Generic, CONFLICT);
+            }
+            Some(Event::Replaced { epoch }) => self.life.superseded(Reason::StaleUpstream { highest: epoch }),
+            Some(Event::Closed { reason }) => self.disconnected(&reason),
+            None => self.disconnected("connection task ended"),
+        }
+    }
+
+    fn disconnected(&mut self, reason: &str) {
+        tracing::info!(number = %self.fence.number, shard = %self.fence.shard, reason, "upstream connection ended");
+        self.generation += 1;
+        self.outgoing.retain(|command| matches!(command, Command::MarkRead(_)));
+        self.preparation = None;
+        self.outbox.disconnected();
+        let delay = self.backoff.next_delay();
+        self.connect(delay);
+        for (_, reply) in self.queries.drain() {
+            reply.send(crate::request::refused(&estafet_model::ApiError::new(Code::NotReady, "The network was disconnected")));
+        }
+    }
+
+    /// Hands waiting commands to the connection while it has room.
+    pub(super) fn flush(&mut self) {
+        let Upline::Up { commands, .. } = &self.upline else { return };
+        while !self.outgoing.is_empty() {
+            // A closed channel is heard as the end of the events.
+            let Ok(permit) = commands.try_reserve() else { return };
+            permit.send(self.outgoing.pop_front().expect("not empty"));
+        }
+    }
+
+    /// Takes the next batch out of the outbox, if none is being prepared.
+    pub(super) fn prepare_sending(&mut self) {
+        if self.preparation.is_some() || !matches!(self.upline, Upline::Up { .. }) || self.room() == 0 || !self.outbox.has_ready()
+        {
+            return;
+        }
+        let messages = self.outbox.next(PREPARE.min(self.context.config.group_commit_rows));
+        if messages.is_empty() {
+            return;
+        }
+        let mut peers: Vec<WaId> = messages.iter().map(|m| m.recipient).filter(|peer| !self.ratchets.contains(peer)).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        let missing = peers.iter().copied().collect();
+        self.preparation = Some(Preparation { generation: self.generation, messages, missing, unknown: HashSet::new() });
+        peers.retain(|peer| !self.forgotten_sessions.contains(peer));
+        if peers.is_empty() {
+            return self.sessions_loaded(Vec::new());
+        }
+        let (store, number) = (self.context.store.clone(), self.fence.number);
+        self.jobs.push(Box::pin(async move { Done::SessionsLoaded(read("sessions", || store.sessions(number, &peers)).await) }));
+    }
+
+    /// Sessions from the database; the network is asked for keys of the peers that have none.
+    pub(super) fn sessions_loaded(&mut self, rows: Vec<SessionRow>) {
+        rows.into_iter().for_each(|row| self.learn_session(&row));
+        let Some(preparation) = &mut self.preparation else { return };
+        preparation.missing.retain(|peer| !self.ratchets.contains(peer));
+        if preparation.missing.is_empty() {
+            return self.encrypt();
+        }
+        self.outgoing.push_back(Command::FetchKeys(preparation.missing.iter().copied().collect()));
+    }
+
+    /// Remembers a stored session, unless memory has a newer state or a stored one is not to be used.
+    pub(super) fn learn_session(&mut self, row: &SessionRow) {
+        if self.ratchets.contains(&row.peer) || self.forgotten_sessions.contains(&row.peer) {
+            return;
+        }
+        match Ratchet::from_bytes(&row.state) {
+            Ok(ratchet) => drop(self.ratchets.put(row.peer, ratchet)),
+            Err(error) => tracing::error!(%error, "a stored session is unreadable, opening a new one"),
+        }
+    }
+
+    fn keys_arrived(&mut self, bundles: Vec<(WaId, Option<KeyBundle>)>) {
+        for (peer, bundle) in bundles {
+            match bundle.map(|bundle| Ratchet::outbound(&self.keys.account, &bundle)) {
+                Some(Ok(ratchet)) => {
+                    self.forgotten_sessions.remove(&peer);
+                    self.ratchets.put(peer, ratchet);
+                }
+                answer => {
+                    if let Some(Err(error)) = answer {
+                        tracing::warn!(%error, "the network gave an unusable key");
+                    }
+                    if let Some(preparation) = &mut self.preparation {
+                        preparation.unknown.insert(peer);
+                    }
+                }
+            }
+        }
+        let Some(preparation) = &mut self.preparation else { return };
+        preparation.missing.retain(|peer| !self.ratchets.contains(peer) && !preparation.unknown.contains(peer));
+        if preparation.missing.is_empty() {
+            self.encrypt();
+        }
+    }
+
+    /// Every session is there: encrypts, stores the stepped sessions, sends after the commit.
+    fn encrypt(&mut self) {
+        let Some(preparation) = self.preparation.take().filter(|p| p.generation == self.generation) else { return };
+        let mut envelopes = Vec::with_capacity(preparation.messages.len());
+        let mut peers = HashSet::new();
+        for message in preparation.messages {
+            let Some(ratchet) = self.ratchets.get_mut(&message.recipient) else {
+                let verdict = Verdict {
+                    slot: message.slot,
+                    seq: message.seq,
+                    id_key: message.id_key,
+                    error_code: Some(Code::UserNotValid.number()),
+                    at_ms: self.now_ms(),
+                };
+                self.verdict(verdict);
+                continue;
+            };
+            let sealed = ratchet.encrypt(&message.body);
+            peers.insert((message.slot, message.recipient));
+            let MessageRow { slot, seq, id_key, recipient, .. } = message;
+            envelopes.push(Envelope { recipient, slot, seq, id_key, sealed });
+        }
+        peers.into_iter().for_each(|(slot, peer)| self.store_session(slot, peer));
+        if !envelopes.is_empty() {
+            self.pending.effects.push(Effect::Send(self.generation, envelopes));
+        }
+    }
+
+    /// Puts the present state of a session into the transaction.
+    pub(super) fn store_session(&mut self, slot: Slot, peer: WaId) {
+        if let Some(ratchet) = self.ratchets.peek(&peer) {
+            self.pending.session(SessionRow { slot, peer, state: ratchet.to_bytes().into() });
+        }
+    }
+
+    /// The upstream took a message, or refused it for good.
+    fn verdict(&mut self, verdict: Verdict) {
+        let Verdict { slot, seq, error_code, at_ms, .. } = verdict;
+        let Some(message) = self.outbox.settled(slot, seq) else { return };
+        let status = if error_code.is_some() { Status::Failed } else { Status::Sent };
+        self.metrics.sent.add(u64::from(status == Status::Sent), &[]);
+        let id = MessageId::outgoing(message.recipient, message.id_key);
+        let statuses = self.receipts.advance((slot, seq), status);
+        if let Some(statuses) = statuses {
+            self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
+            self.status_event(slot, &id, status, at_ms, error_code);
+        }
+        if let Some(cursor) = self.outbox.take_cursor(slot) {
+            self.pending.cursor(slot, cursor);
+        }
+    }
+}
+
+/// What the business is told when two instances use one number (spec/webhooks.md §7).
+pub(crate) const CONFLICT: &str = "Conflict: multiple instances with the same number detected";

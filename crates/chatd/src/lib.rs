@@ -1,4 +1,6 @@
 //! The open chat network.
 
 pub mod e2e;
+pub mod frames;
 pub mod noise;
+pub mod session;

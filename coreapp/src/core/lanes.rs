@@ -331,8 +331,7 @@ mod tests {
 
     #[test]
     fn back_off_grows_linearly_up_to_the_cap_and_starts_anew_after_success() {
-        let mut settings = Settings::default();
-        settings.max_callback_backoff_delay_ms = 7000;
+        let settings = Settings { max_callback_backoff_delay_ms: 7000, ..Settings::default() };
         let mut lanes = lanes(Rules::new(&settings, Duration::from_secs(3600), false));
         let mut now = start();
         lanes.push(event(CONTACTS[0], 1));

@@ -1,1 +1,4 @@
-//! Shared words of the tests.
+//! Tests over real sockets and real processes; the library itself is empty.
+//!
+//! `api/` proves what callers of the API rely on, one file a rule, and runs the shared vectors. `drills/`
+//! proves what holds when processes die. Both drive `estafet sandbox` through `estafet-harness`.

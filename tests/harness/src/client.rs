@@ -228,6 +228,13 @@ impl Api {
         Ok(id.to_owned())
     }
 
+    /// Ids of the messages of a phone that the business has read, in the order it did.
+    pub async fn read_marks(&self, phone: &str) -> anyhow::Result<Vec<String>> {
+        let answer = self.call(Method::GET, &format!("/sandbox/phones/{phone}/inbox"), None).await?.expect(StatusCode::OK)?;
+        let marks = answer.body.get("read_by_business").context("the inbox has no `read_by_business`")?;
+        Ok(serde_json::from_value(marks.clone())?)
+    }
+
     /// Makes a phone write a text to the business; returns the id of its message.
     pub async fn phone_sends_text(&self, phone: &str, text: &str) -> anyhow::Result<String> {
         self.phone_sends(phone, &json!({ "type": "text", "text": { "body": text } })).await
@@ -242,4 +249,16 @@ pub fn basic(user: &str, password: &str) -> String {
 /// The body of a text message.
 pub fn text_message(to: &str, text: &str) -> Value {
     json!({ "to": to, "type": "text", "text": { "body": text } })
+}
+
+/// Asks again and again until the answer is yes, for states that nothing announces. At the deadline: an error.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    let asking = async {
+        while !holds().await? {
+            pace.tick().await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(crate::PATIENCE, asking).await.with_context(|| format!("waited in vain until {what}"))?
 }

@@ -66,8 +66,8 @@ pub struct Expect {
     pub body_lacks: Vec<String>,
     /// No body at all.
     pub body_empty: bool,
-    /// Headers and what they hold.
-    pub headers: BTreeMap<String, Value>,
+    /// Headers and what they hold, names in lower case.
+    pub headers_have: BTreeMap<String, Value>,
 }
 
 /// A trigger and the callbacks it leads to.
@@ -217,8 +217,8 @@ pub fn mismatches(body: &Value, has: &BTreeMap<String, Value>, lacks: &[String],
     found
 }
 
-/// Compares one value with a literal or a matcher.
-fn matches(value: Option<&Value>, wanted: &Value, now_s: i64) -> Result<(), String> {
+/// Compares one value with a literal or a matcher; the error says how it differs.
+pub fn matches(value: Option<&Value>, wanted: &Value, now_s: i64) -> Result<(), String> {
     let matcher = wanted.as_object().filter(|members| members.len() == 1).and_then(|members| members.iter().next());
     if let Some((name, wanted)) = matcher.filter(|(name, _)| name.starts_with('$')) {
         return matches_by(name, value, wanted, now_s);

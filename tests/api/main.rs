@@ -1,0 +1,12 @@
+//! What callers of the API rely on, over a real socket, against the `estafet sandbox` process.
+//!
+//! [`vectors`] runs the shared vectors. The other modules are scenarios, one rule a test.
+
+mod bad_input;
+mod callbacks;
+mod conflict;
+mod first_login;
+mod reading;
+mod text;
+mod vectors;
+mod world;

@@ -1,0 +1,206 @@
+//! Brings about the states that vectors name in `setup`.
+//!
+//! Vectors that differ only in the account they use share a sandbox; each gets a user of its own. States
+//! that change the whole number get a sandbox of their own.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use anyhow::{Context as _, bail};
+use estafet_harness::{
+    Api, Sandbox, Sink,
+    sandbox::{ADMIN_PASSWORD, API_KEY, Options},
+    vectors::{Names, RequestVector},
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// Phones the vectors write to and hear from.
+const PHONES: &[(&str, &str)] = &[("16315551234", "Kerry"), ("16315551001", "Ana"), ("558299887766", "Brisa")];
+const USER_PASSWORD: &str = "Us3r!pass";
+
+/// How the sandbox of a vector is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Flavour {
+    Registered,
+    Fresh,
+    NotRegistered,
+    ContactModeLive,
+    ContactModeAlwaysValid,
+    LegacyContactCheck,
+    TokensExpireAtOnce,
+}
+
+impl Flavour {
+    fn of(vector: &RequestVector) -> Self {
+        let has = |state: &str| vector.setup.iter().any(|name| name == state);
+        let uses_expired = vector.request.headers.values().any(|value| value.contains("{{expired_token}}"));
+        match () {
+            () if uses_expired => Self::TokensExpireAtOnce,
+            () if has("fresh") => Self::Fresh,
+            () if has("not_registered") => Self::NotRegistered,
+            () if has("contact_mode_live") => Self::ContactModeLive,
+            () if has("contact_mode_always_valid") => Self::ContactModeAlwaysValid,
+            () if has("legacy_contact_check") => Self::LegacyContactCheck,
+            () => Self::Registered,
+        }
+    }
+
+    fn options(self) -> Options {
+        let options = Sandbox::options();
+        match self {
+            Self::Registered => options,
+            Self::Fresh => options.with_initial_password(),
+            Self::NotRegistered => options.switch("--unregistered"),
+            Self::ContactModeLive => options.flag("--contact-mode", "live"),
+            Self::ContactModeAlwaysValid => options.flag("--contact-mode", "always_valid"),
+            Self::LegacyContactCheck => options.switch("--legacy-contact-check"),
+            Self::TokensExpireAtOnce => options.flag("--token-lifetime", "0"),
+        }
+    }
+
+    /// Whether there are phones and users.
+    fn is_in_use(self) -> bool {
+        !matches!(self, Self::Fresh | Self::NotRegistered | Self::TokensExpireAtOnce)
+    }
+}
+
+/// A sandbox that vectors share.
+pub(super) struct Stage {
+    pub(super) sandbox: Sandbox,
+    pub(super) sink: Sink,
+    pub(super) anonymous: Api,
+    /// The admin; nobody on a fresh installation.
+    pub(super) admin: Option<Api>,
+}
+
+impl Stage {
+    async fn start(flavour: Flavour) -> anyhow::Result<Self> {
+        let sink = Sink::start().await?;
+        let sandbox = flavour.options().webhook(&sink.url()).start().await?;
+        let anonymous = sandbox.anonymous()?;
+        let admin = if flavour == Flavour::Fresh { None } else { Some(sandbox.login().await?) };
+        let stage = Self { sandbox, sink, anonymous, admin };
+        if flavour.is_in_use() {
+            for (number, name) in PHONES {
+                stage.anonymous.add_phone(number, name).await?;
+                stage.anonymous.set_phone(number, "read").await?;
+            }
+        }
+        Ok(stage)
+    }
+
+    /// A registered number of its own, for callbacks.
+    pub(super) async fn registered() -> anyhow::Result<Self> {
+        Self::start(Flavour::Registered).await
+    }
+
+    pub(super) fn admin(&self) -> anyhow::Result<&Api> {
+        self.admin.as_ref().context("nobody has logged in")
+    }
+
+    pub(super) fn names(&self) -> Names {
+        let mut names = Names::new();
+        names.set("admin_user", "admin");
+        names.set("admin_pass", ADMIN_PASSWORD);
+        names.set("api_key", API_KEY);
+        names.set("business_number", &self.sandbox.ready().business_number);
+        names.set("template_ns", "estafet_sandbox");
+        if let Some(token) = self.admin.as_ref().and_then(Api::token) {
+            names.set("admin_token", token);
+            names.set("expired_token", token);
+        }
+        names
+    }
+}
+
+/// Sandboxes started so far.
+#[derive(Default)]
+pub(super) struct Stages {
+    shared: BTreeMap<Flavour, Stage>,
+    own: Option<Stage>,
+    users: usize,
+}
+
+impl Stages {
+    /// Brings about the states of a vector.
+    pub(super) async fn prepare(&mut self, vector: &RequestVector) -> anyhow::Result<(&Stage, Names)> {
+        let flavour = Flavour::of(vector);
+        self.users += 1;
+        let user = format!("user{:04}", self.users);
+        let stage = if flavour == Flavour::Fresh || vector.setup.iter().any(|state| changes_the_number(state)) {
+            self.own.insert(Stage::start(flavour).await?)
+        } else {
+            match self.shared.entry(flavour) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(Stage::start(flavour).await?),
+            }
+        };
+        let mut names = stage.names();
+        if flavour.is_in_use() {
+            let account = stage.admin()?.create_user(&user, USER_PASSWORD).await?;
+            names.set("user_name", &user);
+            names.set("user_token", account.token().context("no token")?);
+            for state in &vector.setup {
+                bring_about(state, stage, &account, &user, &mut names).await.with_context(|| state.clone())?;
+            }
+        }
+        Ok((stage, names))
+    }
+}
+
+/// States that would disturb vectors on the same sandbox.
+fn changes_the_number(state: &str) -> bool {
+    setting(state).is_some()
+}
+
+/// The settings that a state stands for.
+fn setting(state: &str) -> Option<Value> {
+    Some(match state {
+        "pass_through_on" => json!({ "pass_through": true }),
+        "sent_status_true" => json!({ "sent_status": true }),
+        "security_notifications_on" => json!({ "show_security_notifications": true }),
+        "notify_user_change_number" => json!({ "notify_user_change_number": true }),
+        "auto_download_empty" => json!({ "media": { "auto_download": [] } }),
+        _ => return None,
+    })
+}
+
+/// Changes the settings if that is what the state stands for.
+pub(super) async fn apply_setting(state: &str, stage: &Stage) -> anyhow::Result<bool> {
+    match setting(state) {
+        Some(settings) => stage.admin()?.patch_settings(&settings).await.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+async fn bring_about(state: &str, stage: &Stage, account: &Api, user: &str, names: &mut Names) -> anyhow::Result<()> {
+    if apply_setting(state, stage).await? {
+        return Ok(());
+    }
+    match state {
+        "registered" | "webhook_set" | "contact_mode_live" | "contact_mode_always_valid" | "legacy_contact_check" => {}
+        "user_has_two_tokens" => {
+            let second = stage.anonymous.login(user, USER_PASSWORD).await?;
+            names.set("user_token_2", second.token().context("no token")?);
+        }
+        "user_logged_out_with_user_token" => succeed(account, Method::POST, "/v1/users/logout", None).await?,
+        "user_password_changed" => {
+            let body = json!({ "password": "N3w!passw" });
+            succeed(account, Method::PUT, &format!("/v1/users/{user}"), Some(&body)).await?;
+        }
+        "user_deleted" => succeed(stage.admin()?, Method::DELETE, &format!("/v1/users/{user}"), None).await?,
+        "inbound_text_stored" => {
+            let id = stage.anonymous.phone_sends_text(PHONES[0].0, "an incoming text").await?;
+            stage.sink.wait_for_message(&id).await?;
+            names.set("inbound_id", id);
+        }
+        other => bail!("nothing brings about the state `{other}`"),
+    }
+    Ok(())
+}
+
+async fn succeed(api: &Api, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<()> {
+    let answer = api.call(method, path, body).await?;
+    anyhow::ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.text);
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! SIGKILL of everything but the database's disk, again and again under load (**I3**-**I6**).
+
+use anyhow::ensure;
+use estafet_harness::{
+    Ledger, Postgres, Sandbox, Sink,
+    client::{Api, Inbox, until},
+    ledger::{Difference, assert_none},
+    sandbox,
+};
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::load::Traffic;
+
+/// Lives that end with a SIGKILL.
+const KILLS: usize = 20;
+/// Answered messages between two kills, over all phones.
+const ANSWERS_PER_LIFE: usize = 60;
+/// Phones written to at the same time, from 15550001001 on.
+const PHONES: u32 = 8;
+const STATUSES: [&str; 3] = ["sent", "delivered", "read"];
+
+#[tokio::test]
+async fn nothing_is_lost_doubled_or_reordered_by_kills_with_sqlite() -> anyhow::Result<()> {
+    survives_kills(Sandbox::options()).await
+}
+
+#[tokio::test]
+async fn nothing_is_lost_doubled_or_reordered_by_kills_with_postgres() -> anyhow::Result<()> {
+    let postgres = Postgres::start().await?;
+    let url = postgres.create_database("kill").await?;
+    survives_kills(Sandbox::options().database(&url)).await
+}
+
+async fn survives_kills(options: sandbox::Options) -> anyhow::Result<()> {
+    let sink = Sink::start().await?;
+    let mut sandbox = options.webhook(&sink.url()).phones(PHONES).shards(4).start().await?;
+    let admin = sandbox.login().await?;
+    let settings = json!({
+        "callback_backoff_delay_ms": 50, "max_callback_backoff_delay_ms": 100, "webhooks": { "message": { "sent": true } },
+    });
+    admin.patch_settings(&settings).await?;
+    let phones: Vec<String> = (0..PHONES).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();
+
+    let traffic = Traffic::new();
+    let killing = async {
+        let result = kill_often(&mut sandbox, &traffic).await;
+        traffic.end();
+        result
+    };
+    let flows = join_all(phones.iter().map(|phone| traffic.flow(&admin, phone)));
+    let (killed, flows) = tokio::join!(killing, flows);
+    killed?;
+
+    let (mut ledger, mut written) = (Ledger::new(), Vec::new());
+    for (sent, received) in flows {
+        ledger.merge(sent);
+        written.extend(received);
+    }
+    ensure!(traffic.inbound() == written.len() && !written.is_empty(), "no phone wrote anything");
+    ensure!(ledger.ids().count() >= KILLS * ANSWERS_PER_LIFE, "too little was sent");
+    check(&ledger, &written, &phones, &admin, &sink).await?;
+    sandbox.terminate().await?;
+    audit_is_clean(&sandbox)
+}
+
+async fn kill_often(sandbox: &mut Sandbox, traffic: &Traffic) -> anyhow::Result<()> {
+    for _ in 0..KILLS {
+        traffic.answers(ANSWERS_PER_LIFE).await;
+        sandbox.kill();
+        sandbox.restart().await?;
+        traffic.is_up();
+    }
+    traffic.answers(ANSWERS_PER_LIFE).await;
+    Ok(())
+}
+
+async fn check(ledger: &Ledger, written: &[String], phones: &[String], admin: &Api, sink: &Sink) -> anyhow::Result<()> {
+    let all_arrived = until("every accepted message is on its phone", async || {
+        let differences = ledger.compare_phones(&inboxes(admin, phones).await?);
+        Ok(!differences.iter().any(|difference| matches!(difference, Difference::Lost { .. })))
+    });
+    // If not, the comparison below says which are missing.
+    let _ = all_arrived.await;
+    let inboxes = inboxes(admin, phones).await?;
+    assert_none(&ledger.compare_phones(&inboxes));
+    let doubled: Vec<&str> = inboxes.iter().filter(|inbox| inbox.duplicates > 0).map(|inbox| inbox.phone.as_str()).collect();
+    assert!(doubled.is_empty(), "phones that were sent a message twice (I4): {doubled:?}");
+
+    // Whatever is on a phone has its callbacks, also what was accepted although the answer was lost.
+    for id in inboxes.iter().flat_map(|inbox| &inbox.messages).map(|message| &message.id) {
+        sink.wait_for_status(id, "read").await?;
+    }
+    for id in written {
+        sink.wait_for_message(id).await?;
+    }
+    assert_none(&ledger.compare_callbacks(&sink.arrivals(), &STATUSES));
+    Ok(())
+}
+
+async fn inboxes(admin: &Api, phones: &[String]) -> anyhow::Result<Vec<Inbox>> {
+    let mut inboxes = Vec::new();
+    for phone in phones {
+        inboxes.push(admin.inbox(phone).await?);
+    }
+    Ok(inboxes)
+}
+
+fn audit_is_clean(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let path = sandbox.chatd_audit()?;
+    match estafet_chatd::audit::check(&path) {
+        Ok(_) => Ok(()),
+        Err(violations) => anyhow::bail!("the network's audit log shows violations (I1, I2): {violations:#?}"),
+    }
+}

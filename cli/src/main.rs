@@ -1,2 +1,49 @@
-//! The estafet binary.
-fn main() {}
+//! The `estafet` binary: the sandbox, the network, the operator's commands.
+
+mod api;
+mod args;
+mod phone;
+mod sandbox;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    estafet_runtime::install_crypto();
+    estafet_runtime::telemetry::init(cli.log_json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::from(error).context("the async runtime could not be started")),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Sandbox(args) => sandbox::run(*args).await,
+        Command::Phone(args) => phone::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Bench(args) => estafet_bench::run(args).await,
+        Command::Completions { shell } => {
+            args::completions(shell);
+            Ok(())
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "what went wrong, for the person at the terminal")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("estafet: {error:#}");
+    ExitCode::FAILURE
+}

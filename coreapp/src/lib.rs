@@ -25,3 +25,4 @@ pub mod shard;
 
 pub use config::Config;
 pub use node::{Deps, Node, ShardEnded};
+pub use shard::CONFLICT;

@@ -109,6 +109,7 @@ pub struct Lanes {
     queues: SlotQueues<StoredEvent>,
     lanes: HashMap<LaneKey, Lane>,
     laned: HashMap<Slot, usize>,
+    laned_total: usize,
     ready: VecDeque<LaneKey>,
     waiting: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     posting: HashMap<EventRef, LaneKey>,
@@ -122,6 +123,7 @@ impl Lanes {
             queues: SlotQueues::recovering(WINDOW, slots),
             lanes: HashMap::new(),
             laned: HashMap::new(),
+            laned_total: 0,
             ready: VecDeque::new(),
             waiting: BinaryHeap::new(),
             posting: HashMap::new(),
@@ -222,7 +224,7 @@ impl Lanes {
 
     /// Events in memory.
     pub fn len(&self) -> usize {
-        self.queues.len() + self.laned.values().sum::<usize>()
+        self.queues.len() + self.laned_total
     }
 
     /// Whether memory holds no event.
@@ -242,6 +244,7 @@ impl Lanes {
             && let Some(event) = self.queues.pop(slot)
         {
             *laned += 1;
+            self.laned_total += 1;
             let key = if self.rules.strict_global_order {
                 LaneKey::Global
             } else {
@@ -266,6 +269,7 @@ impl Lanes {
             lane.state = LaneState::Ready;
             self.ready.push_back(key);
         }
+        self.laned_total -= 1;
         match self.laned.get_mut(&event.slot) {
             Some(1) | None => drop(self.laned.remove(&event.slot)),
             Some(count) => *count -= 1,

@@ -8,8 +8,8 @@ use std::num::NonZeroUsize;
 use estafet_model::{Seq, Slot, Status, StatusSet, settings::Settings};
 use lru::LruCache;
 
-/// Messages whose statuses are remembered: about 3 MiB for a shard.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+/// Messages whose statuses are remembered: about 1 MiB for a shard.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// The statuses of recent messages of one shard.
 #[derive(Debug)]

@@ -39,6 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use keys::{Error as KeysError, NumberKeys};
+pub use sending::CONFLICT;
 
 use crate::{
     Config,
@@ -224,10 +225,12 @@ impl Shard {
 
     /// Starts everything that can be started.
     fn advance(&mut self) {
-        self.prepare_sending();
-        self.decide_arrived();
-        self.open_posts();
-        self.load();
+        if self.life.accepts() {
+            self.prepare_sending();
+            self.decide_arrived();
+            self.open_posts();
+            self.load();
+        }
         self.start_commit();
         self.flush();
         if self.life == Life::Draining && !self.committing && self.pending.is_empty() && self.lanes.posting() == 0 {
@@ -242,8 +245,8 @@ impl Shard {
         match most {
             // Group commit off: one request, one transaction.
             1 => usize::from(rows == 0 && !self.committing),
-            _ if bytes >= MAX_TRANSACTION_BYTES => 0,
-            _ => most.saturating_sub(rows),
+            _ if bytes >= MAX_TRANSACTION_BYTES || rows >= MAX_TRANSACTION_ROWS => 0,
+            _ => most.saturating_sub(self.pending.batch.messages.len()),
         }
     }
 
@@ -321,7 +324,9 @@ impl Shard {
 }
 
 /// Bytes of bodies in one transaction.
-const MAX_TRANSACTION_BYTES: usize = 256 * 1024;
+const MAX_TRANSACTION_BYTES: usize = 1024 * 1024;
+/// Rows of every kind in one transaction; accepted messages are capped on their own.
+const MAX_TRANSACTION_ROWS: usize = 2048;
 
 /// Reads until the database answers; the shard's end drops the future.
 async fn read<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T

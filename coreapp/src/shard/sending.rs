@@ -232,4 +232,4 @@ impl Shard {
 }
 
 /// What the business is told when two instances use one number (spec/webhooks.md §7).
-pub(crate) const CONFLICT: &str = "Conflict: multiple instances with the same number detected";
+pub const CONFLICT: &str = "Conflict: multiple instances with the same number detected";

@@ -1,0 +1,40 @@
+//! The control interface of a sandbox, as its commands see it.
+
+use anyhow::{Context as _, bail};
+use reqwest::{Client, Method};
+use serde_json::Value;
+
+/// A sandbox that answers at a base URL.
+pub(crate) struct Api {
+    client: Client,
+    base: String,
+}
+
+impl Api {
+    pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
+        let client = Client::builder().no_proxy().timeout(std::time::Duration::from_secs(10)).build()?;
+        Ok(Self { client, base: url.trim_end_matches('/').to_owned() })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Calls the sandbox; anything but success becomes an error that says what the sandbox said.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.client.request(method, &url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| format!("no sandbox answers at {} (see --url)", self.base))?;
+        let status = response.status();
+        let text = response.text().await.context("the sandbox's answer broke off")?;
+        let answer = serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text));
+        if !status.is_success() {
+            let reason = answer.get("error").and_then(Value::as_str).map_or_else(|| answer.to_string(), str::to_owned);
+            bail!("{reason} ({status})");
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,216 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use estafet_model::WaId;
+
+/// A self-hosted server with the On-Premises API.
+#[derive(Debug, Parser)]
+#[command(name = "estafet", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Write logs as JSON lines. Which logs: ESTAFET_LOG (for instance `debug` or `estafet_coreapp=debug,info`).
+    #[arg(long, global = true, env = "ESTAFET_LOG_JSON")]
+    pub(crate) log_json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start everything in one process: API, network and simulated phones.
+    Sandbox(Box<SandboxArgs>),
+    /// Look at the simulated phones of a sandbox and make them act.
+    Phone(PhoneArgs),
+    /// Show shards, owners, epochs, backlog and connections of a sandbox.
+    Status(StatusArgs),
+    /// Measure: accept rate and full cycles, with and without batching.
+    Bench(estafet_bench::Args),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Options of `estafet sandbox`; each is also read from `ESTAFET_SANDBOX_` and its name in capitals.
+#[derive(Debug, Args)]
+pub(crate) struct SandboxArgs {
+    /// Where the API listens; port 0 takes a free one.
+    #[arg(long, env = "ESTAFET_SANDBOX_LISTEN", default_value = "127.0.0.1:9090")]
+    pub(crate) listen: SocketAddr,
+    /// Where everything is kept. Without it a temporary directory, removed at exit.
+    #[arg(long, env = "ESTAFET_SANDBOX_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Message database instead of SQLite in the data directory: postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, env = "ESTAFET_SANDBOX_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: Option<String>,
+    /// Business number.
+    #[arg(long, env = "ESTAFET_SANDBOX_NUMBER", default_value = "15550000001")]
+    pub(crate) number: WaId,
+    /// Password with which `admin` may log in at once. Without it the initial password is `secret` and
+    /// must be changed at the first login.
+    #[arg(long, env = "ESTAFET_SANDBOX_ADMIN_PASSWORD", hide_env_values = true)]
+    pub(crate) admin_password: Option<String>,
+    /// Initial webhooks.url.
+    #[arg(long, env = "ESTAFET_SANDBOX_WEBHOOK_URL")]
+    pub(crate) webhook_url: Option<String>,
+    /// Key for health and metrics (`Authorization: Apikey ...`), 12 to 128 characters.
+    #[arg(long, env = "ESTAFET_SANDBOX_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// How many simulated phones: 15550001001, 15550001002, ...
+    #[arg(long, env = "ESTAFET_SANDBOX_PHONES", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) phones: u32,
+    /// Makes the phones' random choices repeatable.
+    #[arg(long, env = "ESTAFET_SANDBOX_SEED")]
+    pub(crate) seed: Option<u64>,
+    /// Shards of the number: a power of two, 1 to 256.
+    #[arg(long, env = "ESTAFET_SANDBOX_SHARDS", default_value_t = 1)]
+    pub(crate) shards: u32,
+    /// What /v1/contacts answers: the network's word, or `valid` for every number.
+    #[arg(long, env = "ESTAFET_SANDBOX_CONTACT_MODE", default_value = "live")]
+    pub(crate) contact_mode: ContactMode,
+    /// Refuse messages to contacts that were not checked before (the original before v2.39).
+    #[arg(long, env = "ESTAFET_SANDBOX_LEGACY_CONTACT_CHECK")]
+    pub(crate) legacy_contact_check: bool,
+    /// Begin as if the number were not registered.
+    #[arg(long, env = "ESTAFET_SANDBOX_UNREGISTERED")]
+    pub(crate) unregistered: bool,
+    /// Seconds a login token lives.
+    #[arg(long, env = "ESTAFET_SANDBOX_TOKEN_LIFETIME", default_value_t = 7 * 24 * 3600)]
+    pub(crate) token_lifetime: u64,
+    /// One lane for all callbacks, in the order they happened.
+    #[arg(long, env = "ESTAFET_SANDBOX_STRICT_GLOBAL_ORDER")]
+    pub(crate) strict_global_order: bool,
+    /// Days an undeliverable callback is kept before it becomes a dead letter.
+    #[arg(long, env = "ESTAFET_SANDBOX_CALLBACK_MAX_AGE_DAYS", default_value_t = 7)]
+    pub(crate) callback_max_age_days: u32,
+    /// Use a network that runs elsewhere (host:port, may be repeated for fallback) instead of one in this process.
+    #[arg(long, env = "ESTAFET_SANDBOX_NETWORK", value_delimiter = ',')]
+    pub(crate) network: Vec<String>,
+    /// Switch group commit and stream batching off, for comparison.
+    #[arg(long, hide = true)]
+    pub(crate) naive: bool,
+    /// Accept and store only; do not connect to the network.
+    #[arg(long, hide = true)]
+    pub(crate) hold_upstream: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum ContactMode {
+    Live,
+    AlwaysValid,
+}
+
+/// Where a sandbox answers.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// Address of the sandbox.
+    #[arg(long, env = "ESTAFET_URL", default_value = "http://127.0.0.1:9090", global = true)]
+    pub(crate) url: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again every second until interrupted.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PhoneArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(subcommand)]
+    pub(crate) command: PhoneCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PhoneCommand {
+    /// List the phones and what each does with messages.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put one more phone on the network.
+    Add {
+        /// Its number.
+        number: WaId,
+        /// Profile name.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Say what a phone does with messages from now on.
+    Set {
+        /// The phone.
+        number: WaId,
+        /// deliver: delivered only; read: delivered and read; ignore: takes them without a word;
+        /// offline: the network keeps them; block: never gets them.
+        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block"])]
+        mode: String,
+    },
+    /// Make a phone write to the business.
+    Send(PhoneSendArgs),
+    /// Show what a phone received.
+    Inbox {
+        /// The phone.
+        number: WaId,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a phone sent, and whether the business read it.
+    Sent {
+        /// The phone.
+        number: WaId,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("content").required(true))]
+pub(crate) struct PhoneSendArgs {
+    /// The phone that writes.
+    #[arg(long)]
+    pub(crate) from: WaId,
+    /// A text.
+    #[arg(group = "content")]
+    pub(crate) text: Option<String>,
+    /// A place: LATITUDE,LONGITUDE
+    #[arg(long, group = "content", value_name = "LAT,LON", allow_hyphen_values = true)]
+    pub(crate) location: Option<String>,
+    /// A tap on a template's quick-reply button, with this payload.
+    #[arg(long, group = "content", value_name = "PAYLOAD")]
+    pub(crate) button: Option<String>,
+    /// A reaction to the message given with --context; an empty one takes it back.
+    #[arg(long, group = "content", value_name = "EMOJI")]
+    pub(crate) reaction: Option<String>,
+    /// Any message as JSON, for instance {"type":"text","text":{"body":"Hi"}}
+    #[arg(long, group = "content", value_name = "JSON")]
+    pub(crate) content: Option<String>,
+    /// Id of the message this one answers.
+    #[arg(long, value_name = "ID")]
+    pub(crate) context: Option<String>,
+}
+
+/// Prints the completion script of a shell.
+pub(crate) fn completions(shell: Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "estafet", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,199 @@
+//! `estafet sandbox`: every role in one process.
+//!
+//! The roles are the ones a cluster runs; only coordination ([`estafet_master::local`]), the transport
+//! between webapp and coreapp (memory instead of TCP) and the configuration differ.
+
+mod control;
+mod data_dir;
+mod wiring;
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use estafet_chatd::Chatd;
+use estafet_coreapp::Node;
+use estafet_master::local::Local;
+use estafet_model::{BootId, ShardCount};
+use estafet_runtime::{Clock, Tasks};
+use estafet_store::{Holder, SharedStore};
+use estafet_upstream::chat::ChatUpstream;
+use tokio::net::TcpListener;
+
+use crate::args::{ContactMode, SandboxArgs};
+use data_dir::DataDir;
+use wiring::{InProcess, SandboxNode};
+
+/// Name of the process's one node.
+const NODE: &str = "sandbox";
+/// How long the tasks may take to end.
+const STOP: Duration = Duration::from_secs(5);
+/// How long shards may take to finish what runs.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Runs a sandbox until SIGTERM or SIGINT.
+pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
+    let shards = check(&args)?;
+    let (clock, boot, tasks) = (Clock::system(), estafet_runtime::boot_id(), Tasks::new());
+    let mut holder = Holder {
+        node: NODE.to_owned(),
+        host: estafet_runtime::host_name(),
+        pid: std::process::id(),
+        since_ms: clock.now_ms(),
+        base_url: None,
+    };
+    let mut dir = DataDir::open(args.data_dir.as_deref(), &holder).await?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("--listen {}", args.listen))?;
+    let address = listener.local_addr()?;
+    holder.base_url = Some(format!("http://{address}"));
+    dir.announce(&holder)?;
+
+    let store = open_store(&args, dir.path()).await?;
+    let hold = match store.hold(args.number, &holder).await {
+        Ok(hold) => hold,
+        Err(error) => {
+            control::tell_holder(&error).await;
+            return Err(anyhow::Error::from(error).context(format!("number {}", args.number)));
+        }
+    };
+    let chatd = start_chatd(&args, dir.path(), &clock, &tasks).await?;
+    let upstream = Arc::new(ChatUpstream::new(
+        if args.network.is_empty() { chatd.addresses.iter().map(SocketAddr::to_string).collect() } else { args.network.clone() },
+        args.network.is_empty().then_some(chatd.public_key),
+        tasks.clone(),
+    ));
+    let deps = estafet_coreapp::Deps {
+        store: store.clone(),
+        upstream,
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+        boot,
+        holder: holder.to_string(),
+    };
+    let (node, endings) = Node::new(coreapp_config(&args), deps);
+    let local = Arc::new(Local::new(store.clone(), clock.clone(), SandboxNode(node.clone()), NODE.to_owned(), boot));
+    let connect = Arc::new(InProcess::serve(&node, &tasks));
+    let control =
+        control::router(control::Sandbox { number: args.number, node: node.clone(), store: store.clone(), map: local.map() });
+    let deps = estafet_webapp::Deps {
+        store: store.clone(),
+        clock,
+        tasks: tasks.clone(),
+        map: local.map(),
+        connect,
+        extra: Some(control.merge(estafet_chatd::control::router(chatd.phones.clone()))),
+    };
+    // The webapp writes the first settings, so it comes before the shards that read them.
+    estafet_webapp::start(listener, webapp_config(&args), deps).await?;
+    local.place(args.number, shards).await?;
+    tasks.spawn("retake", wiring::retake(local, endings, Arc::from(hold), tasks.clone()));
+    ready(&args, address, boot, &chatd, store.backend());
+
+    tokio::select! {
+        signal = estafet_runtime::tasks::termination() => signal.context("signals")?,
+        () = tasks.shutdown().cancelled() => tracing::error!("stopping after a failure"),
+    }
+    stop(&node, &tasks).await;
+    drop(dir);
+    Ok(())
+}
+
+/// What can be checked before anything starts; all problems at once.
+fn check(args: &SandboxArgs) -> anyhow::Result<ShardCount> {
+    let mut problems = Vec::new();
+    let shards = ShardCount::new(args.shards);
+    if shards.is_none() {
+        problems.push(format!("--shards {}: a power of two, 1 to 256", args.shards));
+    }
+    if args.api_key.as_ref().is_some_and(|key| !(12..=128).contains(&key.chars().count())) {
+        problems.push("--api-key: 12 to 128 characters".to_owned());
+    }
+    match shards {
+        Some(shards) if problems.is_empty() => Ok(shards),
+        _ => bail!("{}", problems.join("; ")),
+    }
+}
+
+async fn open_store(args: &SandboxArgs, dir: &Path) -> anyhow::Result<SharedStore> {
+    let url = args.database_url.clone().unwrap_or_else(|| format!("sqlite:{}", dir.join("estafet.db").display()));
+    let store = estafet_store::open(&url, "estafet-sandbox").await.context("message database (--database-url)")?;
+    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
+    Ok(store)
+}
+
+async fn start_chatd(args: &SandboxArgs, dir: &Path, clock: &Clock, tasks: &Tasks) -> anyhow::Result<Chatd> {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = estafet_chatd::Config {
+        // The second stands for port 443, the fallback.
+        listen: vec![any_port, any_port],
+        data_dir: dir.join("chatd"),
+        phones: args.phones,
+        seed: args.seed,
+        ..estafet_chatd::Config::default()
+    };
+    estafet_chatd::start(config, clock.clone(), tasks.clone()).await.context("the chat network could not be started")
+}
+
+fn coreapp_config(args: &SandboxArgs) -> estafet_coreapp::Config {
+    let defaults = estafet_coreapp::Config::default();
+    estafet_coreapp::Config {
+        node: NODE.to_owned(),
+        group_commit_rows: if args.naive { 1 } else { defaults.group_commit_rows },
+        connect_upstream: !args.hold_upstream,
+        strict_global_order: args.strict_global_order,
+        callback_max_age_s: u64::from(args.callback_max_age_days) * 24 * 3600,
+        ..defaults
+    }
+}
+
+fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
+    estafet_webapp::Config {
+        number: args.number,
+        registered: !args.unregistered,
+        allow_loopback_http: true,
+        open_metrics: true,
+        contact_mode: match args.contact_mode {
+            ContactMode::Live => estafet_webapp::ContactMode::Live,
+            ContactMode::AlwaysValid => estafet_webapp::ContactMode::AlwaysValid,
+        },
+        legacy_contact_check: args.legacy_contact_check,
+        api_key: args.api_key.clone(),
+        token_lifetime: Duration::from_secs(args.token_lifetime),
+        initial_admin_password: args.admin_password.clone(),
+        initial_webhook_url: args.webhook_url.clone(),
+        naive: args.naive,
+        ..estafet_webapp::Config::default()
+    }
+}
+
+/// The ready line of the sandbox contract, on stdout; for people, on stderr.
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the contract of the command")]
+fn ready(args: &SandboxArgs, address: SocketAddr, boot: BootId, chatd: &Chatd, database: &str) {
+    let line = serde_json::json!({
+        "ready": true,
+        "base_url": format!("http://{address}"),
+        "business_number": args.number,
+        "pid": std::process::id(),
+        "boot": boot.to_string(),
+        "database": database,
+        "network": chatd.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+        "chatd_audit": chatd.audit_path,
+    });
+    println!("{line}");
+    eprintln!("estafet sandbox: http://{address} serves {} with {} phones from 15550001001 on", args.number, args.phones);
+}
+
+/// Lets the shards finish what runs, then ends every task.
+async fn stop(node: &Node, tasks: &Tasks) {
+    node.drain();
+    let drained = tokio::time::timeout(DRAIN, async {
+        while node.shard_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!("shards did not finish in time; what is left goes on at the next start");
+    }
+    if !tasks.stop(STOP).await {
+        tracing::warn!("tasks did not end in time");
+    }
+}

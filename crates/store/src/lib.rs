@@ -14,6 +14,7 @@
 
 pub mod batch;
 mod decode;
+pub mod postgres;
 pub mod rows;
 pub mod sqlite;
 
@@ -23,6 +24,7 @@ use async_trait::async_trait;
 use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
 
 pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow};
+pub use postgres::PostgresStore;
 pub use rows::{ContactRow, Holder, InboundRow, MessageRow, OwnerRow, RevokedToken, Role, StoredEvent, UserRow, Versions};
 pub use sqlite::SqliteStore;
 
@@ -111,14 +113,16 @@ impl Error {
     }
 }
 
-/// Opens the back end that `url` names: `sqlite:PATH`. The schema is made by [`Store::migrate`].
-pub async fn open(url: &str, _application_name: &str) -> Result<SharedStore> {
+/// Opens the back end that `url` names, `sqlite:PATH` or `postgres://user:password@host:port/database`.
+/// The schema is made by [`Store::migrate`]. `application_name` names this process to the server.
+pub async fn open(url: &str, application_name: &str) -> Result<SharedStore> {
     match url.split_once(':') {
         Some(("sqlite", path)) => {
             let path = path.strip_prefix("//").unwrap_or(path);
             Ok(Arc::new(SqliteStore::open(Path::new(path)).await?))
         }
-        _ => Err(Error::Failed("the database URL must begin with sqlite:".to_owned())),
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(PostgresStore::connect(url, application_name).await?)),
+        _ => Err(Error::Failed("the database URL must begin with sqlite: or postgres://".to_owned())),
     }
 }
 
@@ -151,6 +155,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes a shard: epoch + 1, provided the stored epoch still is `seen` (`None`: no row yet)
     /// and no newer master term has written. `Ok(None)` when somebody was faster.
+    #[allow(clippy::too_many_arguments, reason = "each is one column of the row")]
     async fn claim(
         &self,
         number: WaId,

@@ -7,6 +7,8 @@
 mod given;
 #[path = "conformance/ownership.rs"]
 mod ownership;
+#[path = "conformance/postgres_server.rs"]
+mod postgres_server;
 #[path = "conformance/records.rs"]
 mod records;
 #[path = "conformance/roles.rs"]
@@ -51,6 +53,29 @@ mod sqlite {
                     with_store($module::$check).await;
                 }
             )*)*
+        };
+    }
+    checks!(tests);
+}
+
+/// All in one function: each test function has a process of its own, and with it a server.
+mod postgres {
+    use super::*;
+    use crate::postgres_server::PostgresServer;
+
+    macro_rules! tests {
+        ($($module:ident: $($check:ident),*;)*) => {
+            #[tokio::test]
+            async fn every_check_holds() {
+                let server = PostgresServer::start();
+                $($({
+                    println!("{}", stringify!($check));
+                    let store = estafet_store::open(&server.create_database(stringify!($check)), "conformance").await.unwrap();
+                    store.migrate().await.unwrap();
+                    store.migrate().await.unwrap();
+                    $module::$check(store).await;
+                })*)*
+            }
         };
     }
     checks!(tests);

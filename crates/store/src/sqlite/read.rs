@@ -23,6 +23,16 @@ struct Message {
     body: Vec<u8>,
 }
 
+#[derive(FromRow)]
+struct Event {
+    slot: i64,
+    seq: i64,
+    contact: Option<i64>,
+    kind: String,
+    created_at: i64,
+    body: Vec<u8>,
+}
+
 fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
     rows.into_iter().filter_map(|m| decode::message((m.slot, m.seq), &m.id_key, m.recipient, m.accepted_at, m.body)).collect()
 }
@@ -105,7 +115,7 @@ pub(super) async fn events(reader: &SqlitePool, number: WaId, after: &[(Slot, Se
     if after.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
-    let rows: Vec<(i64, i64, Option<i64>, String, i64, Vec<u8>)> = sqlx::query_as(
+    let rows: Vec<Event> = sqlx::query_as(
         "WITH span (slot, seq, last) AS MATERIALIZED (
            SELECT w.value->>0, w.value->>1, (
              SELECT e.seq FROM callback_event e WHERE e.number = ?1 AND e.slot = w.value->>0 AND e.seq > w.value->>1
@@ -122,8 +132,7 @@ pub(super) async fn events(reader: &SqlitePool, number: WaId, after: &[(Slot, Se
     .bind(i64::from(limit))
     .fetch_all(reader)
     .await?;
-    let decoded =
-        rows.into_iter().filter_map(|(slot, seq, contact, kind, at, body)| decode::event((slot, seq), contact, kind, at, body));
+    let decoded = rows.into_iter().filter_map(|e| decode::event((e.slot, e.seq), e.contact, e.kind, e.created_at, e.body));
     Ok(decoded.collect())
 }
 

@@ -1,0 +1,249 @@
+//! Fenced writes: one transaction for each batch and each claim, one statement for each list.
+
+use std::{collections::HashSet, hash::Hash};
+
+use estafet_model::{Seq, Slot};
+
+use super::connections::{Connections, Failure, Step};
+use crate::{
+    Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
+    decode::{self, storable},
+};
+
+pub(super) async fn commit(writer: &Connections, fence: &Fence, batch: &Batch) -> Result<Committed> {
+    let rows = match writer.transaction(&steps(fence, batch)).await {
+        Ok(rows) => rows,
+        Err(Failure::Fenced) => return Err(fence.refused()),
+        Err(Failure::Other(error)) => return Err(error),
+    };
+    // The messages, if there are any, come right after the fence.
+    let stored = if batch.messages.is_empty() { &[] } else { rows[1].as_slice() };
+    if stored.len() == batch.messages.len() {
+        return Ok(Committed::default());
+    }
+    let stored: HashSet<(i32, i64)> = stored.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let duplicate = |m: &NewMessage| !stored.contains(&(slot(m.slot), m.seq.get()));
+    let duplicate_messages = (0..batch.messages.len()).filter(|&i| duplicate(&batch.messages[i])).collect();
+    Ok(Committed { duplicate_messages })
+}
+
+fn steps<'a>(fence: &Fence, batch: &'a Batch) -> Vec<Step<'a>> {
+    let number = fence.number.as_i64();
+    let mut steps = vec![owns(fence)];
+    fn add<'a, T>(steps: &mut Vec<Step<'a>>, list: &'a [T], step: impl FnOnce(&'a [T]) -> Step<'a>) {
+        if !list.is_empty() {
+            steps.push(step(list));
+        }
+    }
+    add(&mut steps, &batch.messages, |list| messages(fence, list));
+    add(&mut steps, &batch.statuses, |list| statuses(number, list));
+    add(&mut steps, &batch.outbox_cursors, |list| outbox_cursors(number, list));
+    add(&mut steps, &batch.sessions, |list| sessions(number, list));
+    add(&mut steps, &batch.inbound, |list| inbound(number, list));
+    add(&mut steps, &batch.inbound_read, |list| inbound_read(number, list));
+    add(&mut steps, &batch.events, |list| events(number, list));
+    add(&mut steps, &batch.events_done, |list| events_done(number, list));
+    add(&mut steps, &batch.dead_letters, |list| dead_letters(number, list));
+    add(&mut steps, &batch.forgotten_messages, |list| forgotten_messages(number, list));
+    steps
+}
+
+fn owns<'a>(fence: &Fence) -> Step<'a> {
+    Step::new("SELECT estafet.fence($1, $2, $3, $4)")
+        .bind(fence.number.as_i64())
+        .bind(i32::from(fence.shard.get()))
+        .bind(i32::from(fence.count.get()))
+        .bind(i64::from(fence.epoch.get()))
+}
+
+fn messages<'a>(fence: &Fence, list: &'a [NewMessage]) -> Step<'a> {
+    Step::new(
+        "INSERT INTO message_out (number, slot, seq, id_key, recipient, accepted_at, epoch, body)
+         SELECT $1, slot, seq, id_key, recipient, accepted_at, $2, body
+         FROM unnest($3::int4[], $4::int8[], $5::bytea[], $6::int8[], $7::int8[], $8::bytea[])
+           AS w (slot, seq, id_key, recipient, accepted_at, body)
+         ON CONFLICT (id_key) DO NOTHING RETURNING slot, seq",
+    )
+    .bind(fence.number.as_i64())
+    .bind(i64::from(fence.epoch.get()))
+    .bind(column(list, |m| slot(m.slot)))
+    .bind(column(list, |m| m.seq.get()))
+    .bind(column(list, |m| m.id_key.0.as_slice()))
+    .bind(column(list, |m| m.recipient.as_i64()))
+    .bind(column(list, |m| m.accepted_at_ms))
+    .bind(column(list, |m| &*m.body))
+}
+
+fn statuses(number: i64, list: &[StatusRow]) -> Step<'_> {
+    let list = last_of_each(list, |s| (s.slot, s.seq));
+    Step::new(
+        "INSERT INTO message_state (number, slot, seq, statuses, error_code, changed_at)
+         SELECT $1, * FROM unnest($2::int4[], $3::int8[], $4::int2[], $5::int4[], $6::int8[])
+         ON CONFLICT (number, slot, seq) DO UPDATE
+         SET statuses = excluded.statuses, error_code = excluded.error_code, changed_at = excluded.changed_at",
+    )
+    .bind(number)
+    .bind(column(&list, |s| slot(s.slot)))
+    .bind(column(&list, |s| s.seq.get()))
+    .bind(column(&list, |s| i16::from(s.statuses.bits())))
+    .bind(column(&list, |s| s.error_code.map(i32::from)))
+    .bind(column(&list, |s| s.changed_at_ms))
+}
+
+fn outbox_cursors(number: i64, list: &[(Slot, Seq)]) -> Step<'_> {
+    let step = Step::new(
+        "INSERT INTO outbox_cursor (number, slot, seq)
+         SELECT $1, slot, max(seq) FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq) GROUP BY slot ORDER BY slot
+         ON CONFLICT (number, slot) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > outbox_cursor.seq",
+    );
+    at(step.bind(number), list)
+}
+
+fn sessions(number: i64, list: &[SessionRow]) -> Step<'_> {
+    let list = last_of_each(list, |s| s.peer);
+    Step::new(
+        "INSERT INTO e2e_session (number, peer, slot, state)
+         SELECT $1, * FROM unnest($2::int8[], $3::int4[], $4::bytea[])
+         ON CONFLICT (number, peer) DO UPDATE SET slot = excluded.slot, state = excluded.state",
+    )
+    .bind(number)
+    .bind(column(&list, |s| s.peer.as_i64()))
+    .bind(column(&list, |s| slot(s.slot)))
+    .bind(list.iter().map(|s| &*s.state).collect::<Vec<&[u8]>>())
+}
+
+fn inbound(number: i64, list: &[NewInbound]) -> Step<'_> {
+    Step::new(
+        "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body)
+         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[], $5::text[], $6::int8[], $7::bytea[])
+         ON CONFLICT (number, id) DO NOTHING",
+    )
+    .bind(number)
+    .bind(column(list, |m| storable(&m.id)))
+    .bind(column(list, |m| slot(m.slot)))
+    .bind(column(list, |m| m.sender.as_i64()))
+    .bind(column(list, |m| storable(&m.profile_name)))
+    .bind(column(list, |m| m.sent_at_ms))
+    .bind(column(list, |m| &*m.body))
+}
+
+fn inbound_read(number: i64, ids: &[String]) -> Step<'_> {
+    Step::new(
+        "UPDATE message_in SET read_at = (extract(epoch FROM clock_timestamp()) * 1000)::int8
+         WHERE number = $1 AND id = ANY($2::text[]) AND read_at IS NULL",
+    )
+    .bind(number)
+    .bind(column(ids, |id| storable(id)))
+}
+
+fn events(number: i64, list: &[NewEvent]) -> Step<'_> {
+    Step::new(
+        "INSERT INTO callback_event (number, slot, seq, contact, kind, created_at, body)
+         SELECT $1, * FROM unnest($2::int4[], $3::int8[], $4::int8[], $5::text[], $6::int8[], $7::bytea[])
+         ON CONFLICT (number, slot, seq) DO NOTHING",
+    )
+    .bind(number)
+    .bind(column(list, |e| slot(e.slot)))
+    .bind(column(list, |e| e.seq.get()))
+    .bind(column(list, |e| e.contact.map(|c| c.as_i64())))
+    .bind(column(list, |e| e.kind))
+    .bind(column(list, |e| e.created_at_ms))
+    .bind(column(list, |e| &*e.body))
+}
+
+fn events_done(number: i64, list: &[EventRef]) -> Step<'_> {
+    Step::new(
+        "DELETE FROM callback_event e USING unnest($2::int4[], $3::int8[]) AS w (slot, seq)
+         WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq",
+    )
+    .bind(number)
+    .bind(column(list, |e| slot(e.slot)))
+    .bind(column(list, |e| e.seq.get()))
+}
+
+fn dead_letters(number: i64, list: &[DeadLetter]) -> Step<'_> {
+    let list = last_of_each(list, |d| d.event);
+    Step::new(
+        "WITH gone AS (
+           DELETE FROM callback_event e
+           USING unnest($2::int4[], $3::int8[], $4::text[], $5::int8[]) AS w (slot, seq, reason, given_up_at)
+           WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq
+           RETURNING e.slot, e.seq, e.contact, e.kind, e.created_at, w.reason, w.given_up_at, e.body
+         )
+         INSERT INTO dead_letter (number, slot, seq, contact, kind, created_at, reason, given_up_at, body)
+         SELECT $1, * FROM gone ON CONFLICT (number, slot, seq) DO NOTHING",
+    )
+    .bind(number)
+    .bind(column(&list, |d| slot(d.event.slot)))
+    .bind(column(&list, |d| d.event.seq.get()))
+    .bind(column(&list, |d| storable(&d.reason)))
+    .bind(column(&list, |d| d.at_ms))
+}
+
+fn forgotten_messages(number: i64, list: &[(Slot, Seq)]) -> Step<'_> {
+    let step = Step::new(
+        "WITH forgotten AS (SELECT * FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)), states AS (
+           DELETE FROM message_state s USING forgotten w WHERE s.number = $1 AND s.slot = w.slot AND s.seq = w.seq
+         )
+         DELETE FROM message_out m USING forgotten w WHERE m.number = $1 AND m.slot = w.slot AND m.seq = w.seq",
+    );
+    at(step.bind(number), list)
+}
+
+/// Binds positions as two arrays.
+pub(super) fn at<'a>(step: Step<'a>, list: &[(Slot, Seq)]) -> Step<'a> {
+    step.bind(column(list, |&(s, _)| slot(s))).bind(column(list, |(_, seq)| seq.get()))
+}
+
+pub(super) fn slot(slot: Slot) -> i32 {
+    i32::from(slot.get())
+}
+
+fn column<'a, T, U>(list: &'a [T], value: impl Fn(&'a T) -> U) -> Vec<U> {
+    list.iter().map(value).collect()
+}
+
+/// A statement may replace a row once only: the last value counts, as if each were written by itself.
+fn last_of_each<T, K: Eq + Hash>(list: &[T], key: impl Fn(&T) -> K) -> Vec<&T> {
+    let mut seen = HashSet::with_capacity(list.len());
+    let mut kept: Vec<&T> = list.iter().rev().filter(|row| seen.insert(key(row))).collect();
+    kept.reverse();
+    kept
+}
+
+pub(super) async fn claim(writer: &Connections, claim: &Claim<'_>) -> Result<Option<Fence>> {
+    // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
+    let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
+    let rows = writer.transaction(&[impatient, take(claim)]).await?;
+    let Some(row) = rows[1].first() else { return Ok(None) };
+    let stored: i64 = row.get(0);
+    let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
+    Ok(Some(claim.granted(epoch)))
+}
+
+fn take<'a>(claim: &Claim<'a>) -> Step<'a> {
+    let first = "WITH taken AS (
+          INSERT INTO shard_owner (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
+          VALUES ($1, $2, $3, 1, $4, $5, 'claimed', $6, $7)
+          ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch)
+        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
+        SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
+    let next = "WITH taken AS (
+          UPDATE shard_owner SET epoch = epoch + 1, owner_id = $4, owner_boot = $5, state = 'claimed', master_term = $6,
+            updated_at = $7
+          WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6 RETURNING epoch)
+        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
+        SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
+    let step = Step::new(if claim.seen.is_some() { next } else { first })
+        .bind(claim.number.as_i64())
+        .bind(i32::from(claim.count.get()))
+        .bind(i32::from(claim.shard.get()))
+        .bind(storable(claim.owner))
+        .bind(claim.boot.0.to_vec())
+        .bind(claim.master_term)
+        .bind(claim.now_ms);
+    match claim.seen {
+        Some(seen) => step.bind(i64::from(seen.get())),
+        None => step,
+    }
+}

@@ -1,0 +1,192 @@
+//! Connections and the two ways to use one: a query, and a transaction in a single round trip.
+//!
+//! A transaction's messages are all handed to the connection in the first poll, the COMMIT among them, so
+//! a caller that goes away in the middle leaves nothing open, and a connection in the pool is never inside
+//! a transaction. If a statement fails, the server turns the COMMIT into a rollback.
+//!
+//! No call waits longer than [`DEADLINE`], even for a server that accepts bytes and says nothing; the
+//! connection is closed then.
+
+use std::{future::Future, task::Poll, time::Duration};
+
+use deadpool_postgres::{Client, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use futures::future::{join, try_join_all, try_join3};
+use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
+
+use super::address::{Address, Host};
+use crate::{Error, Result};
+
+/// Longest wait for a free connection: owners repeat what is unavailable.
+const ACQUIRE: Duration = Duration::from_secs(1);
+/// Longest wait for a new connection.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Longest wait for an answer; the server itself gives up after two seconds.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the server is told about each session. The planner settings keep every statement on its index
+/// also while tables are empty or not analysed yet: all of them are look-ups by key.
+pub(super) const SESSION: &str = "-c search_path=estafet -c statement_timeout=2s \
+    -c idle_in_transaction_session_timeout=1s -c jit=off -c plan_cache_mode=force_generic_plan \
+    -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+
+/// SQLSTATE of the function `estafet.fence`.
+const FENCED: &str = "EF001";
+
+pub(super) type Param<'a> = Box<dyn ToSql + Send + Sync + 'a>;
+
+/// One statement; its text is prepared once for each connection.
+pub(super) struct Step<'a> {
+    sql: &'static str,
+    params: Vec<Param<'a>>,
+}
+
+impl<'a> Step<'a> {
+    pub(super) fn new(sql: &'static str) -> Self {
+        Self { sql, params: Vec::new() }
+    }
+
+    #[must_use]
+    pub(super) fn bind(mut self, value: impl ToSql + Send + Sync + 'a) -> Self {
+        self.params.push(Box::new(value));
+        self
+    }
+}
+
+/// Why a statement or a transaction did not happen.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Fenced,
+    Other(Error),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Fenced => Self::Failed("fenced outside of a commit".to_owned()),
+            Failure::Other(error) => error,
+        }
+    }
+}
+
+/// A small pool.
+#[derive(Clone, Debug)]
+pub(super) struct Connections(Pool);
+
+impl Connections {
+    pub(super) fn new(address: &Address, application_name: &str, session: &str, size: usize) -> Result<Self> {
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let pool = Pool::builder(Manager::from_config(config(address, application_name, session), NoTls, recycling))
+            .max_size(size)
+            .wait_timeout(Some(ACQUIRE))
+            .create_timeout(Some(CONNECT))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|cause| Error::Failed(cause.to_string()))?;
+        Ok(Self(pool))
+    }
+
+    pub(super) async fn get(&self) -> Result<Client> {
+        self.0.get().await.map_err(|cause| match cause {
+            PoolError::Backend(cause) => error(&cause),
+            other => Error::Unavailable(other.to_string()),
+        })
+    }
+
+    /// Runs one statement, by itself a transaction.
+    pub(super) async fn query(&self, step: Step<'_>) -> Result<Vec<Row>> {
+        let client = self.get().await?;
+        let rows = answered(async {
+            let statement = client.prepare_cached(step.sql).await?;
+            client.query(&statement, &borrowed(&step.params)).await
+        })
+        .await;
+        Ok(finished(client, rows)?)
+    }
+
+    /// Runs the statements in one transaction and one round trip; the rows of each.
+    pub(super) async fn transaction(&self, steps: &[Step<'_>]) -> Result<Vec<Vec<Row>>, Failure> {
+        let client = self.get().await.map_err(Failure::Other)?;
+        let rows = answered(pipelined(&client, steps)).await;
+        finished(client, rows)
+    }
+}
+
+async fn pipelined(client: &Client, steps: &[Step<'_>]) -> Result<Vec<Vec<Row>>, tokio_postgres::Error> {
+    let statements = try_join_all(steps.iter().map(|step| client.prepare_cached(step.sql))).await?;
+    let queries = try_join_all(
+        steps.iter().zip(&statements).map(async |(step, statement)| client.query(statement, &borrowed(&step.params)).await),
+    );
+    let mut work = std::pin::pin!(try_join3(client.batch_execute("BEGIN"), queries, async { Ok(()) }));
+    // What cannot be encoded is not sent, so it must be known before the COMMIT is.
+    if let Poll::Ready(Err(error)) = futures::poll!(work.as_mut()) {
+        client.batch_execute("ROLLBACK").await?;
+        return Err(error);
+    }
+    let (done, committed) = join(work, client.batch_execute("COMMIT")).await;
+    let (_, rows, ()) = done?;
+    committed?;
+    Ok(rows)
+}
+
+fn borrowed<'a>(params: &'a [Param<'_>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect()
+}
+
+/// `None` when the server did not answer in time.
+async fn answered<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(DEADLINE, work).await.ok()
+}
+
+fn finished<T>(client: Client, outcome: Option<Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
+    match outcome {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(cause)) if cause.code().is_some_and(|code| code.code() == FENCED) => Err(Failure::Fenced),
+        Some(Err(cause)) => Err(Failure::Other(error(&cause))),
+        None => {
+            drop(Object::take(client));
+            Err(Failure::Other(Error::Unavailable(format!("no answer within {DEADLINE:?}"))))
+        }
+    }
+}
+
+fn config(address: &Address, application_name: &str, session: &str) -> Config {
+    let mut config = Config::new();
+    config.user(&address.user).dbname(&address.database).port(address.port);
+    match &address.host {
+        Host::Name(name) => config.host(name),
+        Host::Socket(directory) => config.host_path(directory),
+    };
+    if let Some(password) = &address.password {
+        config.password(password);
+    }
+    config
+        .application_name(application_name)
+        .options(session)
+        .connect_timeout(CONNECT)
+        .tcp_user_timeout(DEADLINE)
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(2);
+    config
+}
+
+/// Sorts a failure: what a restart, a failover, a lock or a full disk causes passes; the rest stays.
+pub(super) fn error(cause: &tokio_postgres::Error) -> Error {
+    use std::error::Error as _;
+    let Some(db) = cause.as_db_error() else {
+        let ours = cause.source().is_some_and(|source| !source.is::<std::io::Error>());
+        let text = cause.source().map_or_else(|| cause.to_string(), |source| format!("{cause}: {source}"));
+        return if ours { Error::Failed(text) } else { Error::Unavailable(text) };
+    };
+    let text = format!("{} ({})", db.message(), db.code().code());
+    if passes(db.code()) { Error::Unavailable(text) } else { Error::Failed(text) }
+}
+
+fn passes(code: &SqlState) -> bool {
+    // Connection, no resources, object not in the right state, cancelled or shut down, system, rolled back.
+    const CLASSES: [&str; 5] = ["08", "53", "57", "58", "40"];
+    *code == SqlState::LOCK_NOT_AVAILABLE
+        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+        || CLASSES.iter().any(|class| code.code().starts_with(class))
+}

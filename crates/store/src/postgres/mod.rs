@@ -1,0 +1,209 @@
+//! The PostgreSQL back end (12 and later).
+//!
+//! The hot path runs on tokio-postgres: each commit is one transaction in one round trip, each list of
+//! the batch one statement over arrays, and the fence its first statement. Migrations run through sqlx.
+//! Everything lives in the schema `estafet`.
+//!
+//! Connections are few: they stand for parallel commits, not for callers. pgbouncer in transaction mode
+//! is not supported (session settings, prepared statements, the hold).
+
+mod address;
+mod commit;
+mod connections;
+mod hold;
+mod read;
+mod shared;
+
+use std::ops::RangeInclusive;
+
+use async_trait::async_trait;
+use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
+use sqlx::{
+    ConnectOptions, Connection,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgSslMode},
+};
+
+use self::{
+    address::{Address, Host},
+    connections::{Connections, SESSION},
+};
+use crate::{
+    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, OwnerRow, Result, RevokedToken,
+    SessionRow, StatusRow, Store, StoredEvent, UserRow, Versions,
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// While one commit waits for the disk, the next one is built.
+const WRITERS: usize = 2;
+const READERS: usize = 4;
+
+/// The PostgreSQL back end.
+pub struct PostgresStore {
+    address: Address,
+    application_name: String,
+    writer: Connections,
+    reader: Connections,
+}
+
+impl PostgresStore {
+    /// Connects to the server of `url` (`postgres://user:password@host:port/database`). Whoever wants to
+    /// end this process's sessions finds them by `application_name`.
+    pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
+        let address = Address::parse(url).map_err(|cause| Error::Failed(cause.to_string()))?;
+        let pool = |size| Connections::new(&address, application_name, SESSION, size);
+        let (writer, reader) = (pool(WRITERS)?, pool(READERS)?);
+        drop(reader.get().await?);
+        Ok(Self { writer, reader, application_name: application_name.to_owned(), address })
+    }
+
+    /// For migrations: no time limit on a statement.
+    fn sqlx_options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass()
+            .username(&self.address.user)
+            .port(self.address.port)
+            .database(&self.address.database)
+            .application_name(&self.application_name)
+            .ssl_mode(PgSslMode::Disable)
+            .options([("search_path", "estafet")]);
+        let options = match &self.address.host {
+            Host::Name(name) => options.host(name),
+            Host::Socket(directory) => options.socket(directory),
+        };
+        match &self.address.password {
+            Some(password) => options.password(password),
+            None => options,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn backend(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let unavailable = |cause: sqlx::Error| Error::Unavailable(format!("migration: {cause}"));
+        let mut connection = self.sqlx_options().connect().await.map_err(unavailable)?;
+        let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+        migrations.create_schema("estafet");
+        migrations.dangerous_set_table_name("estafet._sqlx_migrations");
+        let migrated = migrations.run_direct(None, &mut connection, false).await;
+        // Ends the session, and with it the migrator's lock when it failed.
+        let closed = connection.close().await;
+        migrated.map_err(|cause| Error::Failed(format!("migration: {cause}")))?;
+        closed.map_err(unavailable)
+    }
+
+    async fn hold(&self, number: WaId, holder: &Holder) -> Result<Box<dyn Hold>> {
+        hold::take(&self.address, &self.application_name, number, holder).await
+    }
+
+    async fn owners(&self) -> Result<Vec<OwnerRow>> {
+        read::owners(&self.reader).await
+    }
+
+    async fn claim(
+        &self,
+        number: WaId,
+        shard: Shard,
+        count: ShardCount,
+        seen: Option<Epoch>,
+        owner: &str,
+        boot: BootId,
+        master_term: i64,
+        now_ms: i64,
+    ) -> Result<Option<Fence>> {
+        let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
+        commit::claim(&self.writer, &claim).await
+    }
+
+    async fn commit(&self, fence: &Fence, batch: &Batch) -> Result<Committed> {
+        commit::commit(&self.writer, fence, batch).await
+    }
+
+    async fn outbox(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<MessageRow>> {
+        read::outbox(&self.reader, number, after, limit).await
+    }
+
+    async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
+        read::messages(&self.reader, number, at).await
+    }
+
+    async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {
+        read::statuses(&self.reader, number, at).await
+    }
+
+    async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
+        read::events(&self.reader, number, after, limit).await
+    }
+
+    async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
+        read::backlog(&self.reader, number, slots).await
+    }
+
+    async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
+        read::inbound(&self.reader, number, ids).await
+    }
+
+    async fn sessions(&self, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {
+        read::sessions(&self.reader, number, peers).await
+    }
+
+    async fn secret(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>> {
+        shared::secret(&self.reader, name, fresh).await
+    }
+
+    async fn next_tag(&self) -> Result<u16> {
+        shared::next_tag(&self.reader).await
+    }
+
+    async fn versions(&self, number: WaId) -> Result<Versions> {
+        shared::versions(&self.reader, number).await
+    }
+
+    async fn users(&self, number: WaId) -> Result<Vec<UserRow>> {
+        shared::users(&self.reader, number).await
+    }
+
+    async fn create_user(&self, number: WaId, user: &UserRow) -> Result<()> {
+        match shared::create_user(&self.reader, number, user).await? {
+            true => Ok(()),
+            false => Err(Error::Exists(format!("user {}", user.username))),
+        }
+    }
+
+    async fn update_user(&self, number: WaId, user: &UserRow) -> Result<bool> {
+        shared::update_user(&self.reader, number, user).await
+    }
+
+    async fn delete_user(&self, number: WaId, username: &str) -> Result<bool> {
+        shared::delete_user(&self.reader, number, username).await
+    }
+
+    async fn revoke_token(&self, number: WaId, token: &RevokedToken, now_ms: i64) -> Result<()> {
+        shared::revoke_token(&self.reader, number, token, now_ms).await
+    }
+
+    async fn revoked_tokens(&self, number: WaId) -> Result<Vec<RevokedToken>> {
+        shared::revoked_tokens(&self.reader, number).await
+    }
+
+    async fn settings(&self, number: WaId) -> Result<Option<(u64, String)>> {
+        shared::settings(&self.reader, number).await
+    }
+
+    async fn put_settings(&self, number: WaId, expected: u64, body: &str) -> Result<Option<u64>> {
+        shared::put_settings(&self.reader, number, expected, body).await
+    }
+
+    async fn contacts(&self, number: WaId, wa_ids: &[WaId]) -> Result<Vec<ContactRow>> {
+        shared::contacts(&self.reader, number, wa_ids).await
+    }
+
+    async fn put_contact_checks(&self, number: WaId, contacts: &[ContactRow]) -> Result<()> {
+        shared::put_contact_checks(&self.reader, number, contacts).await
+    }
+}

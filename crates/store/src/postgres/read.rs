@@ -1,0 +1,144 @@
+//! What an owner reads back: outbox, events, states, sessions. One statement each.
+
+use std::ops::RangeInclusive;
+
+use estafet_model::{Seq, Slot, WaId};
+use tokio_postgres::Row;
+
+use super::{
+    commit::{at, slot},
+    connections::{Connections, Step},
+};
+use crate::{
+    InboundRow, MessageRow, OwnerRow, Result, SessionRow, StatusRow, StoredEvent,
+    decode::{self, storable},
+};
+
+fn position(row: &Row) -> (i64, i64) {
+    (i64::from(row.get::<_, i32>(0)), row.get(1))
+}
+
+fn message(row: &Row) -> Option<MessageRow> {
+    decode::message(position(row), row.get(2), row.get(3), row.get(4), row.get(5))
+}
+
+pub(super) async fn owners(reader: &Connections) -> Result<Vec<OwnerRow>> {
+    let step = Step::new(
+        "SELECT number, shard, shard_count, epoch, owner_id, owner_boot FROM shard_owner ORDER BY number, shard_count, shard",
+    );
+    let rows = reader.query(step).await?;
+    let decoded = rows.iter().filter_map(|row| {
+        decode::owner(decode::Owner {
+            number: row.get(0),
+            shard: row.get::<_, i32>(1).into(),
+            count: row.get::<_, i32>(2).into(),
+            epoch: row.get(3),
+            owner: row.get(4),
+            boot: row.get(5),
+        })
+    });
+    Ok(decoded.collect())
+}
+
+pub(super) async fn outbox(reader: &Connections, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<MessageRow>> {
+    if after.is_empty() || limit == 0 {
+        return Ok(Vec::new());
+    }
+    let step = Step::new(
+        "SELECT m.slot, m.seq, m.id_key, m.recipient, m.accepted_at, m.body
+         FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
+         LEFT JOIN outbox_cursor c ON c.number = $1 AND c.slot = w.slot
+         CROSS JOIN LATERAL (
+           SELECT m.* FROM message_out m
+           WHERE m.number = $1 AND m.slot = w.slot AND m.seq > greatest(w.seq, c.seq)
+             AND NOT EXISTS (SELECT 1 FROM message_state s
+               WHERE s.number = $1 AND s.slot = m.slot AND s.seq = m.seq AND s.statuses <> 0)
+           ORDER BY m.number, m.slot, m.seq LIMIT $4
+         ) m ORDER BY m.slot, m.seq",
+    );
+    let rows = reader.query(at(step.bind(number.as_i64()), after).bind(i64::from(limit))).await?;
+    Ok(rows.iter().filter_map(message).collect())
+}
+
+pub(super) async fn messages(reader: &Connections, number: WaId, places: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let step = Step::new(
+        "SELECT m.slot, m.seq, m.id_key, m.recipient, m.accepted_at, m.body
+         FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
+         JOIN message_out m ON m.number = $1 AND m.slot = w.slot AND m.seq = w.seq",
+    );
+    let rows = reader.query(at(step.bind(number.as_i64()), places)).await?;
+    Ok(rows.iter().filter_map(message).collect())
+}
+
+pub(super) async fn statuses(reader: &Connections, number: WaId, places: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let step = Step::new(
+        "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at
+         FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
+         JOIN message_state s ON s.number = $1 AND s.slot = w.slot AND s.seq = w.seq",
+    );
+    let rows = reader.query(at(step.bind(number.as_i64()), places)).await?;
+    let decoded = rows.iter().filter_map(|row| {
+        let error_code: Option<i32> = row.get(3);
+        decode::status(position(row), row.get::<_, i16>(2).into(), error_code.map(i64::from), row.get(4))
+    });
+    Ok(decoded.collect())
+}
+
+pub(super) async fn events(reader: &Connections, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
+    if after.is_empty() || limit == 0 {
+        return Ok(Vec::new());
+    }
+    let step = Step::new(
+        "SELECT e.slot, e.seq, e.contact, e.kind, e.created_at, e.body
+         FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
+         CROSS JOIN LATERAL (
+           SELECT e.* FROM callback_event e WHERE e.number = $1 AND e.slot = w.slot AND e.seq > w.seq
+           ORDER BY e.number, e.slot, e.seq LIMIT $4
+         ) e ORDER BY e.slot, e.seq",
+    );
+    let rows = reader.query(at(step.bind(number.as_i64()), after).bind(i64::from(limit))).await?;
+    Ok(rows.iter().filter_map(|row| decode::event(position(row), row.get(2), row.get(3), row.get(4), row.get(5))).collect())
+}
+
+pub(super) async fn backlog(reader: &Connections, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
+    let step = Step::new(
+        "SELECT
+           (SELECT count(*) FROM callback_event WHERE number = $1 AND slot BETWEEN $2 AND $3),
+           (SELECT count(*) FROM generate_series($2::int4, $3::int4) AS w (slot)
+            LEFT JOIN outbox_cursor c ON c.number = $1 AND c.slot = w.slot
+            JOIN message_out m ON m.number = $1 AND m.slot = w.slot AND m.seq > coalesce(c.seq, 0)
+            WHERE NOT EXISTS (SELECT 1 FROM message_state s
+              WHERE s.number = $1 AND s.slot = m.slot AND s.seq = m.seq AND s.statuses <> 0))",
+    );
+    let rows = reader.query(step.bind(number.as_i64()).bind(slot(*slots.start())).bind(slot(*slots.end()))).await?;
+    let count = |i| rows.first().map_or(0, |row| row.get::<_, i64>(i).unsigned_abs());
+    Ok((count(0), count(1)))
+}
+
+pub(super) async fn inbound(reader: &Connections, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let step = Step::new("SELECT id, sender, read_at IS NOT NULL FROM message_in WHERE number = $1 AND id = ANY($2::text[])")
+        .bind(number.as_i64())
+        .bind(ids.iter().map(|id| storable(id)).collect::<Vec<_>>());
+    let rows = reader.query(step).await?;
+    Ok(rows.iter().filter_map(|row| decode::inbound(row.get(0), row.get(1), row.get(2))).collect())
+}
+
+pub(super) async fn sessions(reader: &Connections, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {
+    if peers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let step = Step::new("SELECT slot, peer, state FROM e2e_session WHERE number = $1 AND peer = ANY($2::int8[])")
+        .bind(number.as_i64())
+        .bind(peers.iter().map(|peer| peer.as_i64()).collect::<Vec<_>>());
+    let rows = reader.query(step).await?;
+    Ok(rows.iter().filter_map(|row| decode::session(row.get::<_, i32>(0).into(), row.get(1), row.get(2))).collect())
+}

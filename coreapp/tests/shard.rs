@@ -1,0 +1,264 @@
+//! A shard against a real database and an upstream the test holds in its hand.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use estafet_coreapp::{
+    Config, Deps, Node, ShardEnded,
+    core::life::Reason,
+    request::{Action, Reply},
+};
+use estafet_model::{BootId, Epoch, IdGenerator, IdKey, MessageId, Shard, ShardCount, Slot, Status, WaId};
+use estafet_proto::v1::{self, outcome::Result as Answer};
+use estafet_runtime::{Clock, Tasks};
+use estafet_store::{Fence, SharedStore};
+use estafet_upstream::{
+    Command, ConnectError, Delivery, Envelope, Event, Item, Link, Login, Upstream, Verdict,
+    e2e::{Account, Ratchet},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// The other end of a connection.
+struct Peer {
+    login: Login,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+}
+
+/// An upstream whose connections arrive at the test.
+struct Hands(mpsc::Sender<Peer>);
+
+#[async_trait]
+impl Upstream for Hands {
+    async fn connect(&self, login: Login) -> Result<Link, ConnectError> {
+        let (command_sender, commands) = mpsc::channel(16);
+        let (events, event_receiver) = mpsc::channel(16);
+        let peer = Peer { login, commands, events };
+        self.0.send(peer).await.map_err(|_| ConnectError::Unreachable("the test is over".to_owned()))?;
+        Ok(Link { commands: command_sender, events: event_receiver })
+    }
+}
+
+struct Bench {
+    node: Node,
+    endings: mpsc::Receiver<ShardEnded>,
+    connections: mpsc::Receiver<Peer>,
+    store: SharedStore,
+    fence: Fence,
+    ids: Mutex<IdGenerator>,
+    _dir: tempfile::TempDir,
+}
+
+fn number() -> WaId {
+    "15550000001".parse().unwrap()
+}
+
+fn phone() -> WaId {
+    "15550001001".parse().unwrap()
+}
+
+const BOOT: BootId = BootId([7; 16]);
+
+async fn bench() -> Bench {
+    estafet_runtime::install_crypto();
+    let dir = tempfile::tempdir().unwrap();
+    let store = estafet_store::open(&format!("sqlite:{}", dir.path().join("t.db").display()), "test").await.unwrap();
+    store.migrate().await.unwrap();
+    let (sender, connections) = mpsc::channel(4);
+    let deps = Deps {
+        store: store.clone(),
+        upstream: Arc::new(Hands(sender)),
+        clock: Clock::manual(1_800_000_000_000),
+        tasks: Tasks::new(),
+        boot: BOOT,
+        holder: "test".to_owned(),
+    };
+    let (node, endings) = Node::new(Config::default(), deps);
+    let fence = store.claim(number(), Shard::ZERO, ShardCount::ONE, None, "a", BOOT, 0, 0).await.unwrap().unwrap();
+    node.acquire(fence).await.unwrap();
+    Bench { node, endings, connections, store, fence, ids: Mutex::new(IdGenerator::new(1)), _dir: dir }
+}
+
+impl Bench {
+    fn submit_with(&self, id_key: IdKey, body: &str) -> oneshot::Receiver<v1::Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        let action = Action::Submit { recipient: phone(), id_key, body: Bytes::copy_from_slice(body.as_bytes()) };
+        self.node.dispatch(number(), Slot::of(phone()), action, Reply::Single(reply));
+        outcome
+    }
+
+    async fn accept(&self, body: &str) -> IdKey {
+        let id_key = self.ids.lock().unwrap().generate(1_800_000_000_000);
+        let outcome = self.submit_with(id_key, body).await.unwrap();
+        assert!(matches!(outcome.result, Some(Answer::Done(_))), "{outcome:?}");
+        id_key
+    }
+
+    async fn statuses(&self, envelope: &Envelope) -> Option<u8> {
+        let rows = self.store.statuses(number(), &[(envelope.slot, envelope.seq)]).await.unwrap();
+        rows.first().map(|row| row.statuses.bits())
+    }
+
+    async fn stored_events(&self) -> Vec<serde_json::Value> {
+        let events = self.store.events(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 100).await.unwrap();
+        events.iter().map(|event| serde_json::from_slice(&event.body).unwrap()).collect()
+    }
+}
+
+impl Peer {
+    /// Answers key requests with the phone's keys until envelopes come.
+    async fn envelopes(&mut self, account: &mut Account) -> Vec<Envelope> {
+        loop {
+            match self.commands.recv().await.unwrap() {
+                Command::FetchKeys(peers) => {
+                    let bundles =
+                        peers.into_iter().map(|peer| (peer, (peer == phone()).then(|| account.take_bundle()))).collect();
+                    self.events.send(Event::Keys(bundles)).await.unwrap();
+                }
+                Command::Send(envelopes) => return envelopes,
+                _ => {}
+            }
+        }
+    }
+
+    async fn take(&self, envelopes: &[Envelope]) {
+        let verdicts = envelopes
+            .iter()
+            .map(|e| Verdict { slot: e.slot, seq: e.seq, id_key: e.id_key, error_code: None, at_ms: 1_800_000_000_500 })
+            .collect();
+        self.events.send(Event::Verdicts(verdicts)).await.unwrap();
+    }
+
+    /// Sends deliveries and waits until the shard acknowledges them.
+    async fn deliver(&mut self, deliveries: Vec<Delivery>) {
+        let expected: Vec<u64> = deliveries.iter().map(|delivery| delivery.id).collect();
+        self.events.send(Event::Deliveries(deliveries)).await.unwrap();
+        loop {
+            if let Command::Acknowledge(ids) = self.commands.recv().await.unwrap() {
+                assert_eq!(ids, expected);
+                return;
+            }
+        }
+    }
+}
+
+fn receipt(id: u64, envelope: &Envelope, status: Status) -> Delivery {
+    let Envelope { recipient, slot, seq, id_key, .. } = envelope.clone();
+    Delivery { id, item: Item::Receipt { recipient, slot, seq, id_key, status, at_ms: 1_800_000_001_000, error_code: None } }
+}
+
+#[tokio::test]
+async fn accepted_messages_are_sent_in_order_and_again_after_a_lost_connection() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    let mut account = Account::new();
+    let first = bench.accept("one").await;
+    let sent = peer.envelopes(&mut account).await;
+    assert_eq!(sent.iter().map(|e| e.id_key).collect::<Vec<_>>(), [first]);
+    assert_eq!(bench.statuses(&sent[0]).await, None, "no verdict yet");
+
+    drop(peer);
+    let mut peer = bench.connections.recv().await.unwrap();
+    assert_eq!(peer.login.epoch, Epoch::new(1));
+    let second = bench.accept("two").await;
+    let mut again = peer.envelopes(&mut account).await;
+    while again.len() < 2 {
+        again.extend(peer.envelopes(&mut account).await);
+    }
+    assert_eq!(again.iter().map(|e| e.id_key).collect::<Vec<_>>(), [first, second]);
+    let (mut ratchet, plaintext) = Ratchet::inbound(&mut account, &again[0].sealed, &peer.login.keys.identity_key).unwrap();
+    assert_eq!(plaintext, b"one");
+    let plaintext = ratchet.decrypt(&mut account, &again[1].sealed, &peer.login.keys.identity_key).unwrap();
+    assert_eq!(plaintext, b"two");
+}
+
+#[tokio::test]
+async fn receipts_are_stored_with_their_callback_before_they_are_acknowledged_and_only_once() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    let id_key = bench.accept("one").await;
+    let sent = peer.envelopes(&mut Account::new()).await;
+    peer.take(&sent).await;
+    peer.deliver(vec![receipt(1, &sent[0], Status::Delivered)]).await;
+    assert_eq!(bench.statuses(&sent[0]).await, Some(0b011));
+    peer.deliver(vec![receipt(1, &sent[0], Status::Delivered), receipt(2, &sent[0], Status::Read)]).await;
+    assert_eq!(bench.statuses(&sent[0]).await, Some(0b111));
+    let events = bench.stored_events().await;
+    let told: Vec<_> = events.iter().map(|e| e["statuses"][0]["status"].as_str().unwrap()).collect();
+    assert_eq!(told, ["delivered", "read"], "`sent` is off by default, nothing twice");
+    assert_eq!(events[0]["statuses"][0]["id"], MessageId::outgoing(phone(), id_key).to_string());
+}
+
+#[tokio::test]
+async fn an_incoming_message_delivered_twice_is_told_once() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    let account = Account::new();
+    let mut ratchet = Ratchet::outbound(&account, &peer.login.keys.bundle()).unwrap();
+    let sealed = ratchet.encrypt(br#"{"type":"text","text":{"body":"hi"}}"#);
+    let inbound = |id| Delivery {
+        id,
+        item: Item::Inbound {
+            sender: phone(),
+            message_id: MessageId::incoming(phone(), [3; 10]).to_string(),
+            at_ms: 1_800_000_000_000,
+            profile_name: "Kerry".to_owned(),
+            sealed: sealed.clone(),
+            identity_key: account.identity_key(),
+        },
+    };
+    peer.deliver(vec![inbound(1)]).await;
+    peer.deliver(vec![inbound(2)]).await;
+    let events = bench.stored_events().await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["messages"][0]["text"]["body"], "hi");
+}
+
+#[tokio::test]
+async fn a_repeated_submission_is_accepted_and_sent_once() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    let id_key = bench.accept("one").await;
+    let sent = peer.envelopes(&mut Account::new()).await;
+    peer.take(&sent).await;
+    let outcome = bench.submit_with(id_key, "one").await.unwrap();
+    assert!(matches!(outcome.result, Some(Answer::Done(_))));
+    let next = bench.accept("two").await;
+    let sent = peer.envelopes(&mut Account::new()).await;
+    assert_eq!(sent.iter().map(|e| e.id_key).collect::<Vec<_>>(), [next]);
+}
+
+#[tokio::test]
+async fn a_recipient_that_is_not_on_the_network_fails_with_1013() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    bench.accept("one").await;
+    let Command::FetchKeys(peers) = peer.commands.recv().await.unwrap() else { panic!("keys are asked for first") };
+    peer.events.send(Event::Keys(peers.into_iter().map(|peer| (peer, None)).collect())).await.unwrap();
+    let known = bench.accept("two").await;
+    // The next transaction follows the one that settled the first message.
+    let Command::FetchKeys(peers) = peer.commands.recv().await.unwrap() else { panic!("asked again for the next message") };
+    let mut account = Account::new();
+    peer.events.send(Event::Keys(peers.into_iter().map(|p| (p, Some(account.take_bundle()))).collect())).await.unwrap();
+    assert_eq!(peer.envelopes(&mut account).await[0].id_key, known);
+    let events = bench.stored_events().await;
+    assert_eq!(events[0]["statuses"][0]["status"], "failed");
+    assert_eq!(events[0]["statuses"][0]["errors"][0]["code"], 1013);
+}
+
+#[tokio::test]
+async fn an_owner_that_was_fenced_accepts_nothing_and_ends() {
+    let mut bench = bench().await;
+    let _peer = bench.connections.recv().await.unwrap();
+    bench.accept("one").await;
+    let other = BootId([8; 16]);
+    bench.store.claim(number(), Shard::ZERO, ShardCount::ONE, Some(bench.fence.epoch), "b", other, 0, 0).await.unwrap().unwrap();
+    let id_key = bench.ids.lock().unwrap().generate(1_800_000_000_000);
+    let outcome = bench.submit_with(id_key, "two").await.unwrap();
+    assert!(matches!(outcome.result, Some(Answer::NotOwner(_))), "{outcome:?}");
+    let ended = bench.endings.recv().await.unwrap();
+    assert_eq!((ended.fence, ended.reason), (bench.fence, Reason::Fenced));
+    let stored = bench.store.outbox(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 10).await.unwrap();
+    assert_eq!(stored.len(), 1, "nothing of the fenced transaction is stored");
+}

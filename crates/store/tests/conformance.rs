@@ -13,9 +13,12 @@ mod postgres_server;
 mod records;
 #[path = "conformance/roles.rs"]
 mod roles;
+#[path = "conformance/server_faults.rs"]
+mod server_faults;
 
-use estafet_store::{SharedStore, SqliteStore, Store};
 use std::sync::Arc;
+
+use estafet_store::{Error, Holder, SharedStore, SqliteStore, Store};
 
 /// Runs `$run!(check)` for each check of the suite.
 macro_rules! checks {
@@ -56,6 +59,45 @@ mod sqlite {
         };
     }
     checks!(tests);
+
+    #[tokio::test]
+    async fn a_second_opener_of_the_file_is_told_who_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("estafet.db");
+        let (first, second) = (SqliteStore::open(&path).await.unwrap(), SqliteStore::open(&path).await.unwrap());
+        let holder = |node: &str| Holder { node: node.to_owned(), host: "box".to_owned(), pid: 42, since_ms: 0, base_url: None };
+        let held = first.hold(given::number(), &holder("first")).await.unwrap();
+        let also = first.hold(given::other_number(), &holder("first")).await.unwrap();
+        for number in [given::number(), given::other_number()] {
+            match second.hold(number, &holder("second")).await {
+                Err(Error::Held { holder, .. }) => assert_eq!(holder, "first (process 42 on box)"),
+                _ => panic!("held twice"),
+            }
+        }
+        drop((held, also));
+        assert!(second.hold(given::number(), &holder("second")).await.unwrap().is_held());
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("estafet.db").display());
+        let store = estafet_store::open(&url, "conformance").await.unwrap();
+        store.migrate().await.unwrap();
+        let fence = given::owner(&*store).await;
+        store.commit(&fence, &given::messages([given::message((1, 1), 1)])).await.unwrap();
+        drop(store);
+        let store = estafet_store::open(&url, "conformance").await.unwrap();
+        store.migrate().await.unwrap();
+        assert_eq!(store.backlog(given::number(), fence.slots()).await.unwrap(), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_database_in_memory_works_like_a_file() {
+        let store = SqliteStore::memory().await.unwrap();
+        store.migrate().await.unwrap();
+        records::a_repeated_batch_is_harmless(Arc::new(store)).await;
+    }
 }
 
 /// All in one function: each test function has a process of its own, and with it a server.
@@ -79,4 +121,14 @@ mod postgres {
         };
     }
     checks!(tests);
+
+    #[tokio::test]
+    async fn faults_of_the_server_pass() {
+        let server = PostgresServer::start();
+        server_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;
+        server_faults::ended_sessions_are_replaced(&server).await;
+        server_faults::a_hold_ends_with_its_session(&server).await;
+        server_faults::a_locked_table_is_not_waited_for(&server).await;
+        server_faults::migrations_run_once_from_many_processes(&server).await;
+    }
 }

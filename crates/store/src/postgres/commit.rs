@@ -1,4 +1,7 @@
 //! Fenced writes: one transaction for each batch and each claim, one statement for each list.
+//!
+//! Deletes find their rows by sub-select and `ctid`, so that each is a look-up by key whatever the planner
+//! believes about the size of a queue (see [`super::read`]).
 
 use std::{collections::HashSet, hash::Hash};
 
@@ -153,8 +156,9 @@ fn events(number: i64, list: &[NewEvent]) -> Step<'_> {
 
 fn events_done(number: i64, list: &[EventRef]) -> Step<'_> {
     Step::new(
-        "DELETE FROM callback_event e USING unnest($2::int4[], $3::int8[]) AS w (slot, seq)
-         WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq",
+        "DELETE FROM callback_event WHERE ctid = ANY (ARRAY(
+           SELECT (SELECT e.ctid FROM callback_event e WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq)
+           FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)))",
     )
     .bind(number)
     .bind(column(list, |e| slot(e.slot)))
@@ -164,14 +168,16 @@ fn events_done(number: i64, list: &[EventRef]) -> Step<'_> {
 fn dead_letters(number: i64, list: &[DeadLetter]) -> Step<'_> {
     let list = last_of_each(list, |d| d.event);
     Step::new(
-        "WITH gone AS (
-           DELETE FROM callback_event e
-           USING unnest($2::int4[], $3::int8[], $4::text[], $5::int8[]) AS w (slot, seq, reason, given_up_at)
-           WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq
-           RETURNING e.slot, e.seq, e.contact, e.kind, e.created_at, w.reason, w.given_up_at, e.body
+        "WITH w AS MATERIALIZED (
+           SELECT w.*, (
+             SELECT e.ctid FROM callback_event e WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq) AS event
+           FROM unnest($2::int4[], $3::int8[], $4::text[], $5::int8[]) AS w (slot, seq, reason, given_up_at)
+         ), gone AS (
+           DELETE FROM callback_event WHERE ctid = ANY (ARRAY(SELECT event FROM w)) RETURNING *
          )
          INSERT INTO dead_letter (number, slot, seq, contact, kind, created_at, reason, given_up_at, body)
-         SELECT $1, * FROM gone ON CONFLICT (number, slot, seq) DO NOTHING",
+         SELECT $1, slot, seq, contact, kind, created_at, reason, given_up_at, body FROM gone JOIN w USING (slot, seq)
+         ON CONFLICT (number, slot, seq) DO NOTHING",
     )
     .bind(number)
     .bind(column(&list, |d| slot(d.event.slot)))
@@ -182,10 +188,12 @@ fn dead_letters(number: i64, list: &[DeadLetter]) -> Step<'_> {
 
 fn forgotten_messages(number: i64, list: &[(Slot, Seq)]) -> Step<'_> {
     let step = Step::new(
-        "WITH forgotten AS (SELECT * FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)), states AS (
-           DELETE FROM message_state s USING forgotten w WHERE s.number = $1 AND s.slot = w.slot AND s.seq = w.seq
+        "WITH w AS MATERIALIZED (SELECT * FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)), states AS (
+           DELETE FROM message_state WHERE ctid = ANY (ARRAY(
+             SELECT (SELECT s.ctid FROM message_state s WHERE s.number = $1 AND s.slot = w.slot AND s.seq = w.seq) FROM w))
          )
-         DELETE FROM message_out m USING forgotten w WHERE m.number = $1 AND m.slot = w.slot AND m.seq = w.seq",
+         DELETE FROM message_out WHERE ctid = ANY (ARRAY(
+           SELECT (SELECT m.ctid FROM message_out m WHERE m.number = $1 AND m.slot = w.slot AND m.seq = w.seq) FROM w))",
     );
     at(step.bind(number), list)
 }

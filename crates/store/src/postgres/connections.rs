@@ -24,10 +24,10 @@ const CONNECT: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the server is told about each session. The planner settings keep every statement on its index
-/// also while tables are empty or not analysed yet: all of them are look-ups by key.
+/// and its plan, also while tables are empty or not analysed yet: all of them are look-ups by key.
 pub(super) const SESSION: &str = "-c search_path=estafet -c statement_timeout=2s \
     -c idle_in_transaction_session_timeout=1s -c jit=off -c plan_cache_mode=force_generic_plan \
-    -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+    -c enable_seqscan=off -c enable_bitmapscan=off";
 
 /// SQLSTATE of the function `estafet.fence`.
 const FENCED: &str = "EF001";

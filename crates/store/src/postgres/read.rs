@@ -1,4 +1,8 @@
 //! What an owner reads back: outbox, events, states, sessions. One statement each.
+//!
+//! Joins are written so that the planner cannot reorder them (LATERAL with LIMIT, scalar sub-selects):
+//! queues are empty one minute and long the next, and a plan made from the statistics of an empty table
+//! once read a whole number's rows for each row of the list.
 
 use std::ops::RangeInclusive;
 
@@ -51,8 +55,8 @@ pub(super) async fn outbox(reader: &Connections, number: WaId, after: &[(Slot, S
          CROSS JOIN LATERAL (
            SELECT m.* FROM message_out m
            WHERE m.number = $1 AND m.slot = w.slot AND m.seq > greatest(w.seq, c.seq)
-             AND NOT EXISTS (SELECT 1 FROM message_state s
-               WHERE s.number = $1 AND s.slot = m.slot AND s.seq = m.seq AND s.statuses <> 0)
+             AND coalesce((SELECT s.statuses FROM message_state s
+               WHERE s.number = $1 AND s.slot = m.slot AND s.seq = m.seq), 0) = 0
            ORDER BY m.number, m.slot, m.seq LIMIT $4
          ) m ORDER BY m.slot, m.seq",
     );
@@ -67,7 +71,8 @@ pub(super) async fn messages(reader: &Connections, number: WaId, places: &[(Slot
     let step = Step::new(
         "SELECT m.slot, m.seq, m.id_key, m.recipient, m.accepted_at, m.body
          FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
-         JOIN message_out m ON m.number = $1 AND m.slot = w.slot AND m.seq = w.seq",
+         CROSS JOIN LATERAL (
+           SELECT m.* FROM message_out m WHERE m.number = $1 AND m.slot = w.slot AND m.seq = w.seq LIMIT 1) m",
     );
     let rows = reader.query(at(step.bind(number.as_i64()), places)).await?;
     Ok(rows.iter().filter_map(message).collect())
@@ -80,7 +85,8 @@ pub(super) async fn statuses(reader: &Connections, number: WaId, places: &[(Slot
     let step = Step::new(
         "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at
          FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
-         JOIN message_state s ON s.number = $1 AND s.slot = w.slot AND s.seq = w.seq",
+         CROSS JOIN LATERAL (
+           SELECT s.* FROM message_state s WHERE s.number = $1 AND s.slot = w.slot AND s.seq = w.seq LIMIT 1) s",
     );
     let rows = reader.query(at(step.bind(number.as_i64()), places)).await?;
     let decoded = rows.iter().filter_map(|row| {
@@ -110,11 +116,14 @@ pub(super) async fn backlog(reader: &Connections, number: WaId, slots: RangeIncl
     let step = Step::new(
         "SELECT
            (SELECT count(*) FROM callback_event WHERE number = $1 AND slot BETWEEN $2 AND $3),
-           (SELECT count(*) FROM generate_series($2::int4, $3::int4) AS w (slot)
-            LEFT JOIN outbox_cursor c ON c.number = $1 AND c.slot = w.slot
-            JOIN message_out m ON m.number = $1 AND m.slot = w.slot AND m.seq > coalesce(c.seq, 0)
-            WHERE NOT EXISTS (SELECT 1 FROM message_state s
-              WHERE s.number = $1 AND s.slot = m.slot AND s.seq = m.seq AND s.statuses <> 0))",
+           (SELECT coalesce(sum(m.count), 0)::int8 FROM generate_series($2::int4, $3::int4) AS w (slot)
+            CROSS JOIN LATERAL (
+              SELECT count(*) FROM message_out m
+              WHERE m.number = $1 AND m.slot = w.slot
+                AND m.seq > coalesce((SELECT c.seq FROM outbox_cursor c WHERE c.number = $1 AND c.slot = w.slot), 0)
+                AND coalesce((SELECT s.statuses FROM message_state s
+                  WHERE s.number = $1 AND s.slot = m.slot AND s.seq = m.seq), 0) = 0
+            ) m)",
     );
     let rows = reader.query(step.bind(number.as_i64()).bind(slot(*slots.start())).bind(slot(*slots.end()))).await?;
     let count = |i| rows.first().map_or(0, |row| row.get::<_, i64>(i).unsigned_abs());

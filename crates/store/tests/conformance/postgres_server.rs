@@ -55,6 +55,10 @@ impl PostgresServer {
         format!("postgres://wa:p@ss/w%rd@127.0.0.1:{}/{name}", self.port)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     fn wait_until_ready(&self) {
         let port = self.port.to_string();
         let ready = || {

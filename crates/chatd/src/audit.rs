@@ -10,6 +10,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     ops::RangeInclusive,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -149,7 +150,7 @@ pub struct Log {
 impl Log {
     /// Opens the log, closing a line that a kill has torn.
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
         let mut buffer = Vec::new();
         if file.seek(SeekFrom::End(0))? > 0 {
             file.seek(SeekFrom::End(-1))?;

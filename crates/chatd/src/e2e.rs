@@ -153,9 +153,14 @@ impl Account {
         key_bytes(&self.inner.curve25519_key())
     }
 
+    /// One-time keys that were handed out and not used; when it changes, the account must be stored.
+    pub fn open_keys(&self) -> usize {
+        self.inner.stored_one_time_key_count()
+    }
+
     /// Hands out a one-time key (for phones). The account has changed and must be stored before the key is used.
     pub fn take_bundle(&mut self) -> KeyBundle {
-        let key = if self.inner.stored_one_time_key_count() < MAX_OPEN_KEYS {
+        let key = if self.open_keys() < MAX_OPEN_KEYS {
             let created = self.inner.generate_one_time_keys(1).created;
             self.inner.mark_keys_as_published();
             created.first().copied()

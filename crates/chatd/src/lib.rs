@@ -1,7 +1,26 @@
-//! The open chat network.
+//! The open chat network: what Estafet's sandbox, tests and drills send to instead of WhatsApp.
+//!
+//! Both halves are here, so that they agree: what a client needs ([`e2e`], [`noise`], [`frames`]) and the
+//! service. The service keeps **I1** (one connection per number and slot), **I2** (no old epoch), **I4** (no
+//! message twice) and **I5** (order per slot) on its side, and writes an audit log that proves them.
+//!
+//! * [`noise`], [`frames`]: the transport. [`e2e`]: end-to-end encryption.
+//! * [`session`]: who may be connected (pure). `network`: every other decision (pure).
+//! * [`server`]: listeners and the one task that stores and sends. `connection`: one socket. `storage`: SQLite.
+//! * [`phones`]: simulated phones; [`control`]: their HTTP interface. [`audit`]: the log and its check.
 
 pub mod audit;
+mod connection;
+pub mod control;
 pub mod e2e;
 pub mod frames;
+mod network;
 pub mod noise;
+pub mod phones;
+pub mod server;
 pub mod session;
+mod storage;
+
+pub use phones::Phones;
+pub use server::{Chatd, Config, Error, start};
+pub use storage::Error as StorageError;

@@ -270,9 +270,10 @@ mod tests {
                         open.retain(|open| !replaced.contains(open));
                         open.push(conn);
                         let slots = claim.count.slots_of(claim.shard);
-                        for slot in usize::from(slots.start().get())..=usize::from(slots.end().get()) {
-                            assert!(seen[slot] <= claim.epoch, "seed {seed}: an epoch went back");
-                            seen[slot] = claim.epoch;
+                        let slots = usize::from(slots.start().get())..=usize::from(slots.end().get());
+                        for seen in &mut seen[slots] {
+                            assert!(*seen <= claim.epoch, "seed {seed}: an epoch went back");
+                            *seen = claim.epoch;
                         }
                     }
                 }

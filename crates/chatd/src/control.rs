@@ -1,0 +1,155 @@
+//! The control interface of the simulated phones: JSON under `/sandbox/`. Who may reach it is the caller's to decide.
+
+use axum::{
+    Json, Router,
+    extract::{Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use estafet_model::WaId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::phones::{Error, Inbox, Info, Mode, Phones, Sent};
+
+/// The routes.
+pub fn router(phones: Phones) -> Router {
+    Router::new()
+        .route("/sandbox/phones", get(list).post(add))
+        .route("/sandbox/phones/{number}/inbox", get(inbox))
+        .route("/sandbox/phones/{number}/sent", get(sent))
+        .route("/sandbox/phones/{number}/mode", put(set_mode))
+        .route("/sandbox/phones/{number}/messages", post(send))
+        .with_state(phones)
+}
+
+/// An answer that tells what is wrong.
+struct Problem(StatusCode, String);
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let status = match error {
+            Error::Unknown(_) | Error::UnknownBusiness(_) => StatusCode::NOT_FOUND,
+            Error::Exists(_) | Error::IsBusiness(_) | Error::NoBusiness => StatusCode::CONFLICT,
+            Error::Ambiguous | Error::Content(_) => StatusCode::BAD_REQUEST,
+            Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+fn number(text: &str) -> Result<WaId, Problem> {
+    text.parse().map_err(|error| Problem(StatusCode::NOT_FOUND, format!("{text} is not a phone: {error}")))
+}
+
+async fn list(State(phones): State<Phones>) -> Result<Json<Vec<Info>>, Problem> {
+    Ok(Json(phones.list().await?))
+}
+
+#[derive(Deserialize)]
+struct New {
+    number: WaId,
+    name: Option<String>,
+}
+
+async fn add(State(phones): State<Phones>, new: Result<Json<New>, JsonRejection>) -> Result<(StatusCode, Json<Value>), Problem> {
+    let Json(new) = new?;
+    phones.add(new.number, new.name).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "number": new.number }))))
+}
+
+async fn inbox(State(phones): State<Phones>, Path(phone): Path<String>) -> Result<Json<Inbox>, Problem> {
+    Ok(Json(phones.inbox(number(&phone)?).await?))
+}
+
+async fn sent(State(phones): State<Phones>, Path(phone): Path<String>) -> Result<Json<Vec<Sent>>, Problem> {
+    Ok(Json(phones.sent(number(&phone)?).await?))
+}
+
+#[derive(Deserialize)]
+struct NewMode {
+    mode: Mode,
+}
+
+async fn set_mode(
+    State(phones): State<Phones>,
+    Path(phone): Path<String>,
+    mode: Result<Json<NewMode>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let (phone, Json(NewMode { mode })) = (number(&phone)?, mode?);
+    phones.set_mode(phone, mode).await?;
+    Ok(Json(json!({ "number": phone, "mode": mode })))
+}
+
+/// The body is the content; its member `to`, if there is one, names the business number.
+async fn send(
+    State(phones): State<Phones>,
+    Path(phone): Path<String>,
+    content: Result<Json<Value>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let (phone, Json(mut content)) = (number(&phone)?, content?);
+    let to = match content.as_object_mut().and_then(|members| members.remove("to")) {
+        None => None,
+        Some(to) => {
+            let to =
+                serde_json::from_value(to).map_err(|_| Problem(StatusCode::BAD_REQUEST, "'to' is not a number".to_owned()))?;
+            Some(to)
+        }
+    };
+    let id = phones.send(phone, to, content).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "id": id }))))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use estafet_runtime::{Clock, Tasks};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn call(router: &Router, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let response = router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    #[tokio::test]
+    async fn phones_are_listed_added_and_switched_and_errors_name_the_cause() {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = Tasks::new();
+        let config = crate::Config { phones: 2, ..crate::Config::new(dir.path()) };
+        let router = router(crate::start(config, Clock::system(), tasks.clone()).await.unwrap().phones);
+        let (status, list) = call(&router, "GET", "/sandbox/phones", "").await;
+        assert_eq!((status, list[1]["name"].as_str(), list[1]["mode"].as_str()), (200, Some("Phone 1002"), Some("read")));
+        let added = call(&router, "POST", "/sandbox/phones", r#"{"number":"16315551234","name":"Kerry"}"#).await;
+        assert_eq!(added.0, 201);
+        assert_eq!(call(&router, "POST", "/sandbox/phones", r#"{"number":"16315551234"}"#).await.0, 409);
+        assert_eq!(call(&router, "PUT", "/sandbox/phones/16315551234/mode", r#"{"mode":"offline"}"#).await.0, 200);
+        assert!((400..500).contains(&call(&router, "PUT", "/sandbox/phones/16315551234/mode", r#"{"mode":"lost"}"#).await.0));
+        assert_eq!(call(&router, "GET", "/sandbox/phones", "").await.1[2]["mode"], "offline");
+        let (status, inbox) = call(&router, "GET", "/sandbox/phones/15550001001/inbox", "").await;
+        assert_eq!((status, inbox["duplicates"].as_u64(), inbox["messages"].as_array().map(Vec::len)), (200, Some(0), Some(0)));
+        let (status, problem) = call(&router, "GET", "/sandbox/phones/15550009999/inbox", "").await;
+        assert!(status == 404 && problem["error"].is_string());
+        assert_eq!(call(&router, "GET", "/sandbox/phones/x/sent", "").await.0, 404);
+        let hello = r#"{"type":"text","text":{"body":"Hi"}}"#;
+        assert_eq!(call(&router, "POST", "/sandbox/phones/15550001001/messages", hello).await.0, 409, "no business yet");
+        tasks.stop(std::time::Duration::from_secs(5)).await;
+    }
+}

@@ -1,0 +1,198 @@
+//! Simulated phones, as the rest of the process sees them: modes, what they received and sent, and the handle.
+//!
+//! What a phone does with a message depends on its [`Mode`]; the state lives in the network's task and is
+//! stored in the same transaction as everything else, so phones survive a restart with their inboxes.
+
+use estafet_model::WaId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+/// What a phone does with messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Takes them and shows them at once: `delivered`, then `read`.
+    #[default]
+    Read,
+    /// Takes them, shows none: `delivered` only.
+    Deliver,
+    /// Takes them and sends no receipt at all.
+    Ignore,
+    /// Out of reach: the network keeps them for 30 days; another mode brings them in, in order.
+    Offline,
+    /// Its user has blocked the business: the network accepts them and drops them.
+    Block,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 5] = [Self::Read, Self::Deliver, Self::Ignore, Self::Offline, Self::Block];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Deliver => "deliver",
+            Self::Ignore => "ignore",
+            Self::Offline => "offline",
+            Self::Block => "block",
+        }
+    }
+}
+
+impl std::str::FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(word: &str) -> Result<Self, UnknownMode> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == word).ok_or(UnknownMode)
+    }
+}
+
+/// The word names no mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not one of read, deliver, ignore, offline, block")]
+pub struct UnknownMode;
+
+/// A phone in the list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Its number.
+    pub number: WaId,
+    /// Profile name of its user.
+    pub name: String,
+    /// What it does with messages.
+    pub mode: Mode,
+    /// Messages the network keeps for it.
+    pub waiting: u64,
+}
+
+/// What a phone has received.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inbox {
+    /// The phone.
+    pub number: WaId,
+    /// Messages it saw again after it had them; stays 0 (**I4**).
+    pub duplicates: u64,
+    /// The messages, in the order they arrived.
+    pub messages: Vec<Received>,
+}
+
+/// A message a phone has received and decrypted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Received {
+    /// Id in text form.
+    pub id: String,
+    /// The business number.
+    pub from: WaId,
+    /// When the phone took it, milliseconds since 1970.
+    pub received_at: i64,
+    /// Position in the inbox, from 1.
+    pub order: u64,
+    /// The decrypted message.
+    pub content: serde_json::Value,
+}
+
+/// A message a phone has sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Id in text form.
+    pub id: String,
+    /// The business number.
+    pub to: WaId,
+    /// When, milliseconds since 1970.
+    pub sent_at: i64,
+    /// Whether the business has marked it as read.
+    pub read_by_business: bool,
+    /// The message.
+    pub content: serde_json::Value,
+}
+
+/// Why a phone did not do as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No such phone.
+    #[error("{0} is not a phone of this network")]
+    Unknown(WaId),
+    /// There is one already.
+    #[error("{0} is a phone already")]
+    Exists(WaId),
+    /// The number is a business of this network.
+    #[error("{0} is a business number")]
+    IsBusiness(WaId),
+    /// No business number to write to.
+    #[error("no business number has logged in yet")]
+    NoBusiness,
+    /// That business number has never logged in.
+    #[error("{0} is not a business number of this network")]
+    UnknownBusiness(WaId),
+    /// Several business numbers: say which.
+    #[error("several business numbers have logged in; name one")]
+    Ambiguous,
+    /// The content is not a message: a JSON object with a `type`.
+    #[error("{0}")]
+    Content(&'static str),
+    /// The network has stopped.
+    #[error("the network has stopped")]
+    Stopped,
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A request to the network's task.
+#[derive(Debug)]
+pub(crate) enum Request {
+    List(Reply<Vec<Info>>),
+    Add(WaId, Option<String>, Reply<()>),
+    SetMode(WaId, Mode, Reply<()>),
+    Send { from: WaId, to: Option<WaId>, content: serde_json::Value, reply: Reply<String> },
+    Inbox(WaId, Reply<Inbox>),
+    Sent(WaId, Reply<Vec<Sent>>),
+}
+
+/// Drives the phones. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Phones {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Phones {
+    pub(crate) fn new(requests: mpsc::Sender<Request>) -> Self {
+        Self { requests }
+    }
+
+    /// All phones, by number.
+    pub async fn list(&self) -> Result<Vec<Info>, Error> {
+        self.ask(Request::List).await
+    }
+
+    /// Adds a phone in mode `read`.
+    pub async fn add(&self, number: WaId, name: Option<String>) -> Result<(), Error> {
+        self.ask(|reply| Request::Add(number, name, reply)).await
+    }
+
+    /// Changes what a phone does; leaving `offline` brings in what waits.
+    pub async fn set_mode(&self, number: WaId, mode: Mode) -> Result<(), Error> {
+        self.ask(|reply| Request::SetMode(number, mode, reply)).await
+    }
+
+    /// Makes a phone write to a business, by default the only one; returns the message's id.
+    pub async fn send(&self, from: WaId, to: Option<WaId>, content: serde_json::Value) -> Result<String, Error> {
+        self.ask(|reply| Request::Send { from, to, content, reply }).await
+    }
+
+    /// What a phone has received.
+    pub async fn inbox(&self, number: WaId) -> Result<Inbox, Error> {
+        self.ask(|reply| Request::Inbox(number, reply)).await
+    }
+
+    /// What a phone has sent.
+    pub async fn sent(&self, number: WaId) -> Result<Vec<Sent>, Error> {
+        self.ask(|reply| Request::Sent(number, reply)).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+}

@@ -1,1 +1,101 @@
-//! To be written.
+//! The webapp role: the On-Premises REST surface, stateless.
+//!
+//! It authenticates, validates, makes the message id, and routes to the coreapp that owns the
+//! recipient's slot; it holds requests through a handoff and renders answers. It decides nothing
+//! about messages and keeps nothing but caches, so any replica can serve any request (I9, I12).
+//!
+//! * `routes`: one file a resource; the table of who may call what is `routes::router`.
+//! * `message`, `json`, `request`: what clients send, checked (pure). `answer`: the envelope.
+//! * `auth`: passwords, tokens, accounts, throttling. `limiter`: request rates.
+//! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
+//! * `http`: the server below the routes.
+//!
+//! [`start`] serves on a listener; [`app`] gives the same routes for in-process use.
+
+mod answer;
+mod app;
+mod auth;
+mod config;
+mod contacts;
+mod error;
+mod http;
+mod json;
+mod limiter;
+mod message;
+mod metrics;
+mod request;
+mod route;
+mod routes;
+mod settings;
+
+use std::sync::Arc;
+
+use estafet_model::{ApiError, Code, ShardMap};
+use estafet_runtime::{Clock, Tasks};
+use estafet_store::SharedStore;
+use tokio::{net::TcpListener, sync::watch};
+use tonic::transport::Channel;
+
+pub use config::{Config, ContactMode, Limits, LogoutScope};
+pub use error::Error;
+
+use app::App;
+
+/// What the webapp works with.
+pub struct Deps {
+    /// The message database.
+    pub store: SharedStore,
+    /// The wall clock.
+    pub clock: Clock,
+    /// The group its tasks run in; they end when it shuts down.
+    pub tasks: Tasks,
+    /// Who owns which slots, as the master pushes it.
+    pub map: watch::Receiver<ShardMap>,
+    /// How to reach coreapps.
+    pub connect: Arc<dyn Connect>,
+    /// Routes mounted beside ours, for loopback peers only (403 otherwise). They must not have a
+    /// fallback of their own nor paths of ours.
+    pub extra: Option<axum::Router>,
+}
+
+/// How to reach the coreapp at an [`estafet_model::Owner::address`].
+pub trait Connect: Send + Sync {
+    /// A channel that connects when it is first used, and again when it broke.
+    fn channel(&self, address: &str) -> Channel;
+}
+
+/// Prepares the webapp and serves it on `listener`; returns once it does.
+pub async fn start(listener: TcpListener, config: Config, deps: Deps) -> Result<(), Error> {
+    let limits = config.limits.clone();
+    let tasks = deps.tasks.clone();
+    let app = App::prepare(config, &deps).await?;
+    let answers = canned_answers(&app);
+    let metrics = app.metrics.clone();
+    http::serve(listener, routes::router(app, deps.extra), answers, &limits, &tasks, metrics);
+    Ok(())
+}
+
+/// The routes of the webapp without a server. Limits of connections and head sizes do not apply,
+/// and `extra` is out of reach: nobody has an address.
+pub async fn app(config: Config, deps: Deps) -> Result<axum::Router, Error> {
+    let app = App::prepare(config, &deps).await?;
+    Ok(routes::router(app, deps.extra))
+}
+
+/// Whole answers for what never becomes a request.
+fn canned_answers(app: &App) -> http::Overload {
+    let bad_request = ApiError::new(Code::InvalidRequest, "The request head is malformed or too large");
+    let too_many = ApiError::new(Code::Overloaded, "Too many connections");
+    let render = |status: &str, error: &ApiError, more: &str| {
+        let body = app.renderer.error_body(error);
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n{more}\r\n",
+            body.len()
+        );
+        [head.into_bytes(), body].concat().into()
+    };
+    http::Overload {
+        bad_request: render("400 Bad Request", &bad_request, ""),
+        too_many: render("503 Service Unavailable", &too_many, "retry-after: 1\r\n"),
+    }
+}

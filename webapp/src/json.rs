@@ -1,0 +1,189 @@
+//! JSON as it came, without copying: strings are borrowed from the body where they can be.
+//!
+//! Requests are read into this first and checked by hand, so that every refusal can name the
+//! member at fault. Depth stops at 128 (serde_json), duplicate members: the last one counts.
+
+use std::{borrow::Cow, fmt};
+
+use estafet_model::{ApiError, Code};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// A value.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Json<'a> {
+    Null,
+    Bool(bool),
+    Number,
+    Text(Cow<'a, str>),
+    List(Vec<Json<'a>>),
+    Object(Object<'a>),
+}
+
+/// The members of an object, in the order they came.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Object<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
+
+/// Reads a body that must be an object; anything else is 1008, as the original did.
+pub(crate) fn parse_object(body: &[u8]) -> Result<Object<'_>, ApiError> {
+    match serde_json::from_slice(body) {
+        Ok(Json::Object(object)) => Ok(object),
+        Ok(_) => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
+        Err(error) => Err(unparseable(&error)),
+    }
+}
+
+/// The refusal of a body that is not JSON. The message of serde_json holds positions, never content.
+pub(crate) fn unparseable(error: &serde_json::Error) -> ApiError {
+    ApiError::new(Code::ParameterMissing, format!("The request body is not valid JSON: {error}"))
+}
+
+impl<'a> Object<'a> {
+    /// A member; `null` counts as absent.
+    pub(crate) fn get(&self, name: &str) -> Option<&Json<'a>> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| **value != Json::Null)
+    }
+
+    /// The names of all members.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_ref())
+    }
+
+    /// A text member; `path` is how the refusal calls it.
+    pub(crate) fn text(&self, name: &str, path: &str) -> Result<Option<&str>, ApiError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Json::Text(text)) if text.contains('\0') => Err(ApiError::invalid(path, "must not contain NUL")),
+            Some(Json::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(ApiError::invalid(path, "must be a string")),
+        }
+    }
+
+    /// A text member that must be there.
+    pub(crate) fn required_text(&self, name: &str, path: &str) -> Result<&str, ApiError> {
+        self.text(name, path)?.ok_or_else(|| ApiError::missing(path))
+    }
+
+    /// A boolean member.
+    pub(crate) fn bool(&self, name: &str, path: &str) -> Result<Option<bool>, ApiError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Json::Bool(value)) => Ok(Some(*value)),
+            Some(_) => Err(ApiError::invalid(path, "must be true or false")),
+        }
+    }
+
+    /// An object member.
+    pub(crate) fn object(&self, name: &str, path: &str) -> Result<Option<&Object<'a>>, ApiError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Json::Object(object)) => Ok(Some(object)),
+            Some(_) => Err(ApiError::invalid(path, "must be an object")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Json<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json<'de>, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Json<'de>, E> {
+        Ok(Json::Number)
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json<'de>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element()? {
+            list.push(value);
+        }
+        Ok(Json::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
+        let mut members = Vec::with_capacity(4);
+        while let Some(Name(name)) = map.next_key()? {
+            members.push((name, map.next_value()?));
+        }
+        Ok(Json::Object(Object(members)))
+    }
+}
+
+/// A member name, borrowed where it can be (serde's `Cow` always copies).
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Json::deserialize(deserializer)? {
+            Json::Text(text) => Ok(Self(text)),
+            _ => Err(serde::de::Error::custom("member names are strings")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_strings_are_borrowed_and_the_last_duplicate_counts() {
+        let object = parse_object(br#"{"a":"first","a":"last","n":null,"e":"\u0041"}"#).unwrap();
+        assert!(matches!(object.get("a"), Some(Json::Text(Cow::Borrowed("last")))));
+        assert_eq!(object.get("n"), None);
+        assert_eq!(object.text("e", "e").unwrap(), Some("A"));
+    }
+
+    #[test]
+    fn whatever_is_no_object_is_a_missing_parameter() {
+        let deep = "[".repeat(100_000);
+        let digits = format!("{{\"to\":{}}}", "9".repeat(100_000));
+        for body in
+            ["", "{", "[]", "\"x\"", "5", "null", "{}x", "\u{feff}{}", r#"{"a":"\ud800"}"#, "{\"a\":\"\u{1}\"}", &deep, &digits]
+        {
+            assert_eq!(parse_object(body.as_bytes()).unwrap_err().code, Code::ParameterMissing, "{:.20}", body);
+        }
+        assert_eq!(parse_object(b"{\"a\":\"\xff\"}").unwrap_err().code, Code::ParameterMissing);
+    }
+
+    #[test]
+    fn refusals_name_the_member() {
+        let object = parse_object(br#"{"t":5,"nul":"a\u0000b","b":"true"}"#).unwrap();
+        assert_eq!(object.text("t", "text.t").unwrap_err().details, "Parameter 'text.t' must be a string");
+        assert_eq!(object.text("nul", "nul").unwrap_err().code, Code::ParameterInvalid);
+        assert_eq!(object.bool("b", "b").unwrap_err().code, Code::ParameterInvalid);
+        assert_eq!(object.required_text("x", "x").unwrap_err().code, Code::ParameterMissing);
+    }
+}

@@ -1,0 +1,49 @@
+//! What the webapp measures. Labels are bounded: route templates, methods, statuses (S30).
+
+use std::time::Duration;
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, UpDownCounter},
+};
+
+/// Instruments of the webapp.
+pub(crate) struct Metrics {
+    requests: Counter<u64>,
+    duration: Histogram<f64>,
+    held: UpDownCounter<i64>,
+    connections: UpDownCounter<i64>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let meter = estafet_runtime::metrics::meter("webapp");
+        Self {
+            requests: meter.u64_counter("webapp_requests").with_description("Requests answered").build(),
+            duration: meter
+                .f64_histogram("webapp_request_duration_seconds")
+                .with_description("From the head of a request to its answer")
+                .with_boundaries(vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0])
+                .build(),
+            held: meter.i64_up_down_counter("webapp_requests_held").with_description("Requests held through a handoff").build(),
+            connections: meter.i64_up_down_counter("webapp_connections").with_description("Open client connections").build(),
+        }
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
+        let route = KeyValue::new("route", route);
+        self.duration.record(took.as_secs_f64(), std::slice::from_ref(&route));
+        self.requests.add(1, &[route, KeyValue::new("method", method), KeyValue::new("status", i64::from(status))]);
+    }
+
+    /// Requests began (or, negative, ceased) to be held.
+    pub(crate) fn held(&self, change: i64) {
+        self.held.add(change, &[]);
+    }
+
+    /// Connections were opened (or, negative, closed).
+    pub(crate) fn connections(&self, change: i64) {
+        self.connections.add(change, &[]);
+    }
+}

@@ -1,0 +1,326 @@
+//! The way of a request to the owner of its slot, through handoffs (design.md §6, steps 2 and 3).
+//!
+//! * [`plan`]: what to do after each try (pure). [`flight`]: correlations and credits (pure).
+//! * [`link`]: the stream to one coreapp. [`states`]: what coreapps said about the number.
+//!
+//! This file picks the owner from the map, tries, and holds. Bounded: requests held, bytes under
+//! way, requests in line for one coreapp; past any of them the answer is 503 at once.
+
+mod flight;
+mod link;
+pub(crate) mod plan;
+pub(crate) mod states;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use estafet_model::{ApiError, Code, Owner, ShardMap, Slot, WaId};
+use estafet_proto::v1::{self, outcome, request::Action};
+use estafet_runtime::Tasks;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+
+use crate::{Connect, config::Config, metrics::Metrics};
+use link::{Link, Surroundings};
+use plan::{Missed, Plan, Step};
+
+/// How long a link lives that no map mentions (a hint made it).
+const UNMAPPED_LINK: Duration = Duration::from_secs(30);
+/// Time for a coreapp to reload settings.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a coreapp did.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// What was asked.
+    Done,
+    /// It looked contacts up.
+    Contacts(Vec<v1::ContactState>),
+}
+
+/// Routes requests of one number.
+pub(crate) struct Router {
+    number: WaId,
+    connect: Arc<dyn Connect>,
+    around: Surroundings,
+    links: RwLock<HashMap<String, Arc<Link>>>,
+    held: Semaphore,
+    bytes: AtomicUsize,
+    bytes_limit: usize,
+    hold: Duration,
+    answer: Duration,
+    naive: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl Router {
+    /// A router that keeps a stream to every owner of the number.
+    pub(crate) fn start(
+        config: &Config,
+        connect: Arc<dyn Connect>,
+        map: watch::Receiver<ShardMap>,
+        tasks: &Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let limits = &config.limits;
+        let router = Arc::new(Self {
+            number: config.number,
+            connect,
+            around: Surroundings {
+                tasks: tasks.clone(),
+                map,
+                states: Arc::default(),
+                came_up: Arc::new(watch::channel(0).0),
+                queued_requests: limits.queued_requests,
+            },
+            links: RwLock::default(),
+            held: Semaphore::new(limits.held_requests),
+            bytes: AtomicUsize::new(0),
+            bytes_limit: limits.held_bytes,
+            hold: Duration::from_millis(limits.hold_ms),
+            answer: Duration::from_millis(limits.answer_ms),
+            naive: config.naive,
+            metrics,
+        });
+        tasks.spawn("webapp-links", follow_map(router.clone(), tasks.clone()));
+        router
+    }
+
+    /// Sends `action` to the owner of `slot` and waits for the answer, through a handoff if need be.
+    pub(crate) async fn call(&self, slot: Slot, action: Action) -> Result<Reply, ApiError> {
+        let request =
+            v1::Request { correlation: 0, number: self.number.as_u64(), slot: u32::from(slot.get()), action: Some(action) };
+        let _under_way = self.take_room(flight::weight(&request))?;
+        let deadline = Instant::now() + self.answer;
+        let mut plan = Plan::new(self.hold);
+        let mut held = None;
+        let mut at: Option<String> = None;
+        loop {
+            let seen = self.news();
+            let missed = match self.attempt(at.take(), slot, &request, deadline).await {
+                Ok(outcome::Result::NotOwner(v1::NotOwner { hint, .. })) => {
+                    Missed::NotOwner { hint: (!hint.is_empty()).then_some(hint) }
+                }
+                Ok(outcome) => return reply(outcome),
+                Err(missed) => missed,
+            };
+            match plan.next(missed, Instant::now()) {
+                Step::RetryAt(address) => at = Some(address),
+                Step::GiveUp(error) => return Err(error),
+                Step::Hold(nap) => {
+                    if held.is_none() {
+                        held = Some(Held::new(self).ok_or_else(|| plan.too_many_held())?);
+                    }
+                    self.wait_for_news(seen, nap).await;
+                }
+            }
+        }
+    }
+
+    /// Tells every owner of the number that settings have `version` now; returns when all have
+    /// answered, or after a second.
+    pub(crate) async fn reload_settings(&self, version: u64) {
+        let addresses: HashSet<String> =
+            self.around.map.borrow().owners(self.number).map(|owner| owner.address.clone()).collect();
+        let calls = addresses.into_iter().map(|address| async move {
+            let mut client = self.link(&address).client();
+            let request = v1::ReloadSettingsRequest { number: self.number.as_u64(), version };
+            match tokio::time::timeout(RELOAD_TIMEOUT, client.reload_settings(request)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => tracing::warn!(coreapp = address, %status, "settings not reloaded"),
+                Err(_) => tracing::warn!(coreapp = address, "settings not reloaded in time"),
+            }
+        });
+        futures::future::join_all(calls).await;
+    }
+
+    /// The owner of a slot at the moment, as something to group by.
+    pub(crate) fn owner_address(&self, slot: Slot) -> Option<String> {
+        self.around.map.borrow().owner(self.number, slot).map(|owner| owner.address.clone())
+    }
+
+    /// Returns when some node owns a part of the number; never, if the map's source has gone.
+    pub(crate) async fn until_owned(&self) {
+        let mut map = self.around.map.clone();
+        if map.wait_for(|map| map.owners(self.number).next().is_some()).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// The gateway status of the number, or `None` while no node is known.
+    pub(crate) fn gateway_status(&self) -> Option<v1::GatewayStatus> {
+        self.around.states.overall(self.number, &self.around.map.borrow(), Instant::now())
+    }
+
+    async fn attempt(
+        &self,
+        at: Option<String>,
+        slot: Slot,
+        request: &v1::Request,
+        deadline: Instant,
+    ) -> Result<outcome::Result, Missed> {
+        let link = match at {
+            Some(address) => self.link(&address),
+            None => self.owner_link(slot).ok_or(Missed::NoOwner)?,
+        };
+        let time = deadline.saturating_duration_since(Instant::now());
+        if self.naive {
+            return single(&link, request.clone(), time).await;
+        }
+        link.exchange(request.clone(), time).await
+    }
+
+    fn owner_link(&self, slot: Slot) -> Option<Arc<Link>> {
+        let map = self.around.map.borrow();
+        let Owner { address, .. } = map.owner(self.number, slot)?;
+        if let Some(link) = self.links.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(address.as_str()) {
+            return Some(link.clone());
+        }
+        Some(self.link(address))
+    }
+
+    fn link(&self, address: &str) -> Arc<Link> {
+        let mut links = self.links.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(link) = links.get(address) {
+            return link.clone();
+        }
+        let link = Arc::new(Link::start(address, self.connect.channel(address), &self.around));
+        links.insert(address.to_owned(), link.clone());
+        link
+    }
+
+    /// Links to every owner, and none to nodes that have long left the map.
+    fn follow(&self) {
+        let (ours, all): (HashSet<String>, HashSet<String>) = {
+            let map = self.around.map.borrow();
+            (
+                map.owners(self.number).map(|owner| owner.address.clone()).collect(),
+                map.iter().map(|(_, owner)| owner.address.clone()).collect(),
+            )
+        };
+        for address in &ours {
+            self.link(address);
+        }
+        self.links.write().unwrap_or_else(|poisoned| poisoned.into_inner()).retain(|address, link| {
+            let stays = all.contains(address) || link.made_at().elapsed() < UNMAPPED_LINK;
+            if !stays {
+                self.around.states.forget(address);
+            }
+            stays
+        });
+    }
+
+    fn take_room(&self, bytes: usize) -> Result<Room<'_>, ApiError> {
+        let room = Room { used: &self.bytes, bytes };
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bytes_limit {
+            return Err(ApiError::new(Code::Overloaded, "Too many messages are under way"));
+        }
+        Ok(room)
+    }
+
+    /// What a held request waits to see changed: version of the map, streams that came up.
+    fn news(&self) -> (u64, u64) {
+        (self.around.map.borrow().version, *self.around.came_up.borrow())
+    }
+
+    async fn wait_for_news(&self, (version, came_up): (u64, u64), longest: Duration) {
+        let (mut map, mut streams) = (self.around.map.clone(), self.around.came_up.subscribe());
+        tokio::select! {
+            // An error means that the sender has gone with the process; the nap ends the wait.
+            Ok(_) = map.wait_for(|map| map.version != version) => {}
+            Ok(_) = streams.wait_for(|count| *count != came_up) => {}
+            () = tokio::time::sleep(longest) => {}
+        }
+    }
+}
+
+async fn follow_map(router: Arc<Router>, tasks: Tasks) {
+    let mut map = router.around.map.clone();
+    loop {
+        map.mark_unchanged();
+        router.follow();
+        tokio::select! {
+            changed = map.changed() => if changed.is_err() { return },
+            () = tasks.shutdown().cancelled() => return,
+        }
+    }
+}
+
+/// A request on its own, without stream and batches.
+async fn single(link: &Link, request: v1::Request, time: Duration) -> Result<outcome::Result, Missed> {
+    match tokio::time::timeout(time, link.client().single(request)).await {
+        Ok(Ok(outcome)) => outcome.into_inner().result.ok_or(Missed::Broken { sent: true }),
+        Ok(Err(_)) => Err(Missed::Broken { sent: true }),
+        Err(_) => Err(Missed::TimedOut { sent: true }),
+    }
+}
+
+/// Puts an outcome into the words of the API.
+fn reply(outcome: outcome::Result) -> Result<Reply, ApiError> {
+    match outcome {
+        outcome::Result::Done(_) => Ok(Reply::Done),
+        outcome::Result::Contacts(states) => Ok(Reply::Contacts(states.contacts)),
+        outcome::Result::Refused(refused) => Err(refusal(refused)),
+        outcome::Result::NotOwner(_) => Err(ApiError::new(Code::NotPrimaryCoreapp, "The shard is moving, try again")),
+    }
+}
+
+fn refusal(refused: v1::Refused) -> ApiError {
+    let code = u16::try_from(refused.code).ok().and_then(Code::from_number).unwrap_or(Code::Generic);
+    let error = ApiError::new(code, refused.details);
+    if refused.retryable && !error.is_retryable() { error.with_status(503) } else { error }
+}
+
+/// Bytes under way, given back when dropped.
+struct Room<'a> {
+    used: &'a AtomicUsize,
+    bytes: usize,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// One of the places for held requests, given back when dropped.
+struct Held<'a> {
+    _permit: tokio::sync::SemaphorePermit<'a>,
+    metrics: &'a Metrics,
+}
+
+impl<'a> Held<'a> {
+    fn new(router: &'a Router) -> Option<Self> {
+        let _permit = router.held.try_acquire().ok()?;
+        router.metrics.held(1);
+        Some(Self { _permit, metrics: &router.metrics })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.metrics.held(-1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_keep_their_code_and_retryable_ones_say_so() {
+        let refused = |code, retryable| refusal(v1::Refused { code, details: "why".into(), retryable });
+        assert_eq!((refused(1006, false).status(), refused(1006, false).code), (404, Code::NotFound));
+        assert_eq!((refused(1023, true).status(), refused(1023, true).code), (503, Code::Database));
+        assert_eq!((refused(1016, true).status(), refused(471, true).status()), (503, 429));
+        assert_eq!((refused(4711, false).status(), refused(4711, false).code), (500, Code::Generic));
+    }
+}

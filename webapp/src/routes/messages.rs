@@ -1,0 +1,79 @@
+//! `/v1/messages`: send, and mark as read (spec/messages.md §1, §7).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use estafet_model::{ApiError, Code, MessageId, Slot, WaId, message_id::Direction};
+use estafet_proto::v1::{MarkRead, Submit, request::Action};
+use serde::Serialize;
+
+use super::Call;
+use crate::{
+    answer::{Answer, Outcome},
+    app::App,
+    json::parse_object,
+    message,
+};
+
+#[derive(Serialize)]
+struct Sent<'a> {
+    contacts: [Contact<'a>; 1],
+    messages: [Message; 1],
+}
+
+#[derive(Serialize)]
+struct Contact<'a> {
+    input: &'a str,
+    wa_id: WaId,
+}
+
+#[derive(Serialize)]
+struct Message {
+    id: String,
+}
+
+pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
+    let body = call.json(&app).await?;
+    ready(&app)?;
+    let accepted = message::accept(&body, app.message_rules())?;
+    if app.config.legacy_contact_check && !app.contacts.is_known_valid(accepted.recipient).await {
+        return Err(ApiError::new(Code::NotFound, "unknown contact").into());
+    }
+    let submitted_at_ms = app.clock.now_ms();
+    let key = app.next_id(submitted_at_ms);
+    let submit = Submit {
+        recipient: accepted.recipient.as_u64(),
+        id_key: Bytes::copy_from_slice(&key.0),
+        body: accepted.body.into(),
+        submitted_at_ms,
+    };
+    app.router.call(Slot::of(accepted.recipient), Action::Submit(submit)).await?;
+    Ok(Answer::created(&Sent {
+        contacts: [Contact { input: &accepted.input, wa_id: accepted.recipient }],
+        messages: [Message { id: MessageId::outgoing(accepted.recipient, key).to_string() }],
+    }))
+}
+
+pub(super) async fn mark(app: Arc<App>, mut call: Call) -> Outcome {
+    let id = call.path_parameter().await;
+    let body = call.json(&app).await?;
+    ready(&app)?;
+    match parse_object(&body)?.required_text("status", "status")? {
+        "read" => {}
+        _ => return Err(ApiError::invalid("status", "must be read").into()),
+    }
+    // Foreign, opaque ids would need a look-up; no message of theirs is stored yet.
+    let unknown = || ApiError::new(Code::NotFound, "No such message");
+    let message_id = id.ok_or_else(unknown)?;
+    let parsed: MessageId = message_id.parse().map_err(|_| unknown())?;
+    if parsed.direction() == Direction::Outgoing {
+        return Err(ApiError::invalid("message-id", "is the id of an outgoing message").into());
+    }
+    app.router.call(Slot::of(parsed.phone()), Action::MarkRead(MarkRead { message_id })).await?;
+    Ok(Answer::nothing())
+}
+
+/// Before registration nothing can be sent.
+pub(super) fn ready(app: &App) -> Result<(), ApiError> {
+    if app.config.registered { Ok(()) } else { Err(ApiError::new(Code::NotReady, "The number is not registered")) }
+}

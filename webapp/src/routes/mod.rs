@@ -1,0 +1,205 @@
+//! The table of the API: path, method, who may call it, which rate it draws from, handler. One
+//! file a resource; extract, validate, route, render (spec/auth-and-users.md §6).
+
+mod contacts;
+mod health;
+mod login;
+mod messages;
+mod settings;
+mod users;
+
+use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{FromRequestParts as _, Path, Request, State},
+    http::{HeaderName, HeaderValue, Method, request::Parts},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::Response,
+    routing::{MethodFilter, MethodRouter, on},
+};
+use bytes::Bytes;
+use estafet_model::{ApiError, Code};
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    answer::{Answer, Outcome},
+    app::App,
+    auth::{self, Access, Caller},
+    http::Peer,
+    limiter::Class,
+    request,
+};
+
+use Access::{Account, AccountOrKey, Admin, Open};
+use Class::{Free, Messages, Others};
+use MethodFilter as M;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest `X-Request-ID` that is echoed.
+const REQUEST_ID_LIMIT: usize = 128;
+
+/// A request that may be served.
+pub(crate) struct Call {
+    pub(crate) caller: Caller,
+    pub(crate) parts: Parts,
+    body: Body,
+}
+
+impl Call {
+    /// The body of a JSON endpoint.
+    pub(crate) async fn json(&mut self, app: &App) -> Result<Bytes, ApiError> {
+        let limits = &app.config.limits;
+        let body = std::mem::replace(&mut self.body, Body::empty());
+        request::json_body(&self.parts.headers, body, limits.body_bytes, Duration::from_millis(limits.body_timeout_ms)).await
+    }
+
+    /// The body of an endpoint that works without one: `None` if there is none, whatever its type.
+    pub(crate) async fn optional_json(&mut self, app: &App) -> Result<Option<Bytes>, ApiError> {
+        if hyper::body::Body::is_end_stream(&self.body) {
+            return Ok(None);
+        }
+        let body = self.json(app).await?;
+        Ok((!body.trim_ascii().is_empty()).then_some(body))
+    }
+
+    /// The variable part of the path; `None` if it is not text.
+    pub(crate) async fn path_parameter(&mut self) -> Option<String> {
+        let Path(value) = Path::<String>::from_request_parts(&mut self.parts, &()).await.ok()?;
+        Some(value)
+    }
+
+    /// Where the request came from.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |Peer(peer)| peer.ip())
+    }
+}
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
+    let open_metrics = if app.config.open_metrics { Open } else { AccountOrKey };
+    let mut router = Router::new().route("/", method(M::GET, "/", Open, Free, root));
+    let table = [
+        ("/v1/users/login", vec![(M::POST, Open, Others, handler(login::login))]),
+        ("/v1/users/logout", vec![(M::POST, Account, Others, handler(login::logout))]),
+        ("/v1/users", vec![(M::POST, Admin, Others, handler(users::create))]),
+        (
+            "/v1/users/{username}",
+            vec![
+                (M::GET, Account, Others, handler(users::read)),
+                (M::PUT, Account, Others, handler(users::update)),
+                (M::DELETE, Admin, Others, handler(users::delete)),
+            ],
+        ),
+        ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
+        ("/v1/messages", vec![(M::POST, Account, Messages, handler(messages::send))]),
+        ("/v1/messages/{id}", vec![(M::PUT, Account, Others, handler(messages::mark))]),
+        ("/v1/health", vec![(M::GET, AccountOrKey, Free, handler(health::read))]),
+        (
+            "/v1/settings/application",
+            vec![
+                (M::GET, Admin, Others, handler(settings::read)),
+                (M::PATCH, Admin, Others, handler(settings::change)),
+                (M::PUT, Admin, Others, handler(settings::change)),
+                (M::DELETE, Admin, Others, handler(settings::reset)),
+            ],
+        ),
+        ("/metrics", vec![(M::GET, open_metrics, Free, handler(health::metrics))]),
+    ];
+    for (path, methods) in table {
+        let served = methods.into_iter().fold(MethodRouter::new(), |served, (filter, access, class, handler)| {
+            served.merge(method(filter, path, access, class, move |app, call| handler(app, call)))
+        });
+        router = router.route(path, served.clone()).route(&format!("{path}/"), served);
+    }
+    let router = router.fallback(unknown).method_not_allowed_fallback(unknown).with_state(app.clone());
+    let router = match extra {
+        Some(extra) => router.merge(extra.layer(from_fn_with_state(app.clone(), loopback_only))),
+        None => router,
+    };
+    let renderer = app.renderer.clone();
+    let panicked = move |_: Box<dyn std::any::Any + Send>| {
+        renderer.error(ApiError::new(Code::Generic, "The request could not be completed")).map(axum::body::Body::new)
+    };
+    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(with_request_id))
+}
+
+type Handler = Arc<dyn Fn(Arc<App>, Call) -> futures::future::BoxFuture<'static, Outcome> + Send + Sync>;
+
+fn handler<F, Fut>(function: F) -> Handler
+where
+    F: Fn(Arc<App>, Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    Arc::new(move |app, call| Box::pin(function(app, call)))
+}
+
+/// One method of one path: admit, handle, render, measure.
+fn method<F, Fut>(filter: MethodFilter, path: &'static str, access: Access, class: Class, handle: F) -> MethodRouter<Arc<App>>
+where
+    F: Fn(Arc<App>, Call) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    on(filter, move |State(app): State<Arc<App>>, request: Request| async move {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let method = method_name(&parts.method);
+        let outcome = match app.admit(access, class, &parts.headers).await {
+            Ok(caller) => handle(app.clone(), Call { caller, parts, body }).await,
+            Err(error) => Err(error.into()),
+        };
+        let response = app.renderer.outcome(outcome);
+        app.metrics.answered(path, method, response.status().as_u16(), started.elapsed());
+        response
+    })
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+async fn root(_: Arc<App>, _: Call) -> Outcome {
+    Ok(Answer::text("application/json", "{}"))
+}
+
+/// Unknown paths are 404, known ones with another method 405; axum has set the status for those.
+async fn unknown(State(app): State<Arc<App>>, request: Request) -> Response {
+    let known = request.extensions().get::<axum::extract::MatchedPath>().is_some();
+    let status = if known { 405 } else { 404 };
+    app.metrics.answered("unknown", method_name(request.method()), status, Duration::ZERO);
+    app.renderer.error(ApiError::new(Code::Internal, "endpoint not found").with_status(status))
+}
+
+async fn loopback_only(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let local = request.extensions().get::<Peer>().is_some_and(|Peer(peer)| peer.ip().to_canonical().is_loopback());
+    if local { next.run(request).await } else { app.renderer.error(auth::forbidden()) }
+}
+
+/// Echoes a sane `X-Request-ID`, or makes one.
+async fn with_request_id(request: Request, next: Next) -> Response {
+    let sane = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        !bytes.is_empty() && bytes.len() <= REQUEST_ID_LIMIT && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    let id = match request.headers().get(REQUEST_ID).filter(|value| sane(value)) {
+        Some(value) => value.clone(),
+        None => {
+            let mut text = uuid::Uuid::encode_buffer();
+            let made = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text);
+            HeaderValue::from_str(made).unwrap_or(HeaderValue::from_static("none"))
+        }
+    };
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}

@@ -1,0 +1,42 @@
+//! `/v1/settings/application` (spec/settings.md §1).
+
+use std::sync::Arc;
+
+use estafet_model::{ApiError, Code, settings::patch};
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use crate::{
+    answer::{Answer, Outcome},
+    app::App,
+    json,
+};
+
+pub(super) async fn read(app: Arc<App>, _: Call) -> Outcome {
+    let settings = app.settings.read().await?;
+    let number = app.config.registered.then_some(app.config.number);
+    Ok(Answer::ok(&json!({ "settings": { "application": patch::render(&settings, number) } })))
+}
+
+pub(super) async fn change(app: Arc<App>, mut call: Call) -> Outcome {
+    if let Some(body) = call.optional_json(&app).await? {
+        let change = object(&body)?;
+        if !change.is_empty() {
+            app.settings.change(&change).await?;
+        }
+    }
+    Ok(Answer::nothing())
+}
+
+pub(super) async fn reset(app: Arc<App>, _: Call) -> Outcome {
+    app.settings.reset().await?;
+    Ok(Answer::nothing())
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(change)) => Ok(change),
+        Ok(_) => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
+        Err(error) => Err(json::unparseable(&error)),
+    }
+}

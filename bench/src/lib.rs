@@ -1,1 +1,59 @@
-//! To be written.
+//! `estafet bench`: load on a sandbox of its own, and a report that can be believed.
+//!
+//! The load is open: messages are due at fixed times whatever the server does, and latency counts from the
+//! time a message was due, so a server that stalls cannot hide it. Every id is checked against the ledger.
+//! The same binary is measured with and without batching, alternating, on the same machine in the same run,
+//! because only ratios survive a shared machine; CPU time of all processes is counted.
+//!
+//! * [`options`]: the command line. [`rig`]: database, sandbox, account. [`load`]: the generator.
+//! * [`receiver`]: callbacks. [`cost`]: CPU, commits, log bytes. [`measure`]: one run. [`search`]: the highest rate.
+//! * [`report`]: table, JSON, Markdown.
+
+mod cost;
+mod load;
+mod measure;
+mod options;
+mod receiver;
+mod report;
+mod rig;
+mod search;
+
+pub use options::{Args, Command, Database, Options};
+
+use anyhow::{Context as _, ensure};
+use measure::Measurement;
+use report::Report;
+
+/// Measures, prints the report, and fails if a message was lost or doubled.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    estafet_runtime::install_crypto();
+    let binary = std::env::current_exe().context("the path of this binary is unknown")?;
+    let options = args.command.options().clone();
+    let bench = measure::Bench::prepare(binary, args.command.clone()).await?;
+    let mut runs = Vec::new();
+    let mut rates = Vec::new();
+    for variant in options.variants() {
+        let rate = match options.rate {
+            Some(rate) => rate,
+            None => bench.highest_rate(variant).await?,
+        };
+        rates.push((variant, rate));
+    }
+    for round in 1..=options.rounds {
+        for (variant, rate) in &rates {
+            progress(&format!("round {round} of {}: {variant} at {rate} messages/s for {} s", options.rounds, options.secs));
+            runs.push(bench.measure(*variant, *rate).await?);
+        }
+    }
+    let report = Report::new(&args.command, bench.machine(), runs);
+    report.publish(&options)?;
+    let wrong: Vec<&Measurement> = report.runs.iter().filter(|run| !run.balances()).collect();
+    ensure!(wrong.is_empty(), "{} runs lost or doubled messages; the report says which", wrong.len());
+    Ok(())
+}
+
+/// Tells a person what goes on; stdout is for the report.
+#[allow(clippy::print_stderr, reason = "progress of a command that runs for minutes")]
+pub(crate) fn progress(line: &str) {
+    eprintln!("bench: {line}");
+}

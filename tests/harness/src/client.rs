@@ -228,11 +228,13 @@ impl Api {
         Ok(id.to_owned())
     }
 
-    /// Ids of the messages of a phone that the business has read, in the order it did.
+    /// Ids of the messages of a phone that the business has marked as read.
     pub async fn read_marks(&self, phone: &str) -> anyhow::Result<Vec<String>> {
-        let answer = self.call(Method::GET, &format!("/sandbox/phones/{phone}/inbox"), None).await?.expect(StatusCode::OK)?;
-        let marks = answer.body.get("read_by_business").context("the inbox has no `read_by_business`")?;
-        Ok(serde_json::from_value(marks.clone())?)
+        let answer = self.call(Method::GET, &format!("/sandbox/phones/{phone}/sent"), None).await?.expect(StatusCode::OK)?;
+        let sent = answer.body["messages"].as_array().with_context(|| format!("no messages in {}", answer.text))?;
+        let is_read = |message: &&Value| message["read"] == true || message["read_at"].is_number();
+        let id = |message: &Value| message["id"].as_str().map(str::to_owned).context("a message without an id");
+        sent.iter().filter(is_read).map(id).collect()
     }
 
     /// Makes a phone write a text to the business; returns the id of its message.

@@ -221,6 +221,7 @@ mod tests {
             let body = format!(r#"{{"statuses":[{{"id":"gBEGa","recipient_id":"1","status":"{status}"}}]}}"#);
             shared.take(body.as_bytes());
         }
-        assert_eq!((*shared.completed.borrow(), shared.state().repeated, shared.state().posts), (1, 1, 4));
+        let state = shared.state();
+        assert_eq!((*shared.completed.borrow(), state.repeated, state.posts), (1, 1, 4));
     }
 }

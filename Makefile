@@ -1,0 +1,41 @@
+# What people and machines run. `make help` lists it; `.ci/run` runs `make check` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql
+ARGS ?=
+
+.PHONY: help setup run test check fmt bench bench-quick
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what building and testing need (Debian packages; changes nothing when all is there)
+	@.ci/setup $(PACKAGES)
+
+run: setup ## Start the sandbox on http://127.0.0.1:9090 (the first build takes about five minutes)
+	@$(CARGO) run --release -p estafet-cli -- sandbox $(ARGS)
+
+test: setup ## Run all tests, with a PostgreSQL of their own
+	@$(CARGO) build -p estafet-cli
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --workspace $(ARGS); \
+	else echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
+	$(CARGO) test --workspace --no-fail-fast $(ARGS); fi
+
+check: setup ## Check format, lints, licences and banned dependencies
+	@.ci/check
+
+fmt: ## Format the code
+	@$(CARGO) fmt --all
+
+bench: setup ## Measure accepting and full cycles on PostgreSQL, with and without batching (about 15 minutes)
+	@$(CARGO) build --release -p estafet-cli
+	@target/release/estafet bench accept $(ARGS)
+	@target/release/estafet bench cycle $(ARGS)
+
+bench-quick: setup ## The same at fixed, modest rates (about 2 minutes)
+	@$(CARGO) build --release -p estafet-cli
+	@target/release/estafet bench accept --rate 500 --secs 10 --rounds 2 $(ARGS)
+	@target/release/estafet bench cycle --rate 200 --secs 10 --rounds 2 $(ARGS)

@@ -7,10 +7,10 @@
 //! No call waits longer than [`DEADLINE`], even for a server that accepts bytes and says nothing; the
 //! connection is closed then.
 
-use std::{future::Future, task::Poll, time::Duration};
+use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 use deadpool_postgres::{Client, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use futures::future::{join, try_join_all, try_join3};
+use futures::future::{join, try_join, try_join_all};
 use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
 
 use super::address::{Address, Host};
@@ -116,16 +116,32 @@ async fn pipelined(client: &Client, steps: &[Step<'_>]) -> Result<Vec<Vec<Row>>,
     let queries = try_join_all(
         steps.iter().zip(&statements).map(async |(step, statement)| client.query(statement, &borrowed(&step.params)).await),
     );
-    let mut work = std::pin::pin!(try_join3(client.batch_execute("BEGIN"), queries, async { Ok(()) }));
-    // What cannot be encoded is not sent, so it must be known before the COMMIT is.
-    if let Poll::Ready(Err(error)) = futures::poll!(work.as_mut()) {
-        client.batch_execute("ROLLBACK").await?;
-        return Err(error);
-    }
-    let (done, committed) = join(work, client.batch_execute("COMMIT")).await;
-    let (_, rows, ()) = done?;
-    committed?;
+    let work = try_join(client.batch_execute("BEGIN"), queries);
+    let (_, rows) = ended(work, client.batch_execute("COMMIT"), client.batch_execute("ROLLBACK")).await?;
     Ok(rows)
+}
+
+/// Polls `work`, which sends it, and right behind it `commit`. What cannot be encoded is never sent, so a
+/// failure known at once must not be followed by the COMMIT; that, too, ends the transaction.
+async fn ended<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    commit: impl Future<Output = Result<(), E>>,
+    rollback: impl Future<Output = Result<(), E>>,
+) -> Result<T, E> {
+    let mut work = pin!(work);
+    match futures::poll!(work.as_mut()) {
+        Poll::Pending => {
+            let (done, committed) = join(work, commit).await;
+            let value = done?;
+            committed.map(|()| value)
+        }
+        // The answers may be here before the first poll is over.
+        Poll::Ready(Ok(value)) => commit.await.map(|()| value),
+        Poll::Ready(Err(error)) => {
+            rollback.await?;
+            Err(error)
+        }
+    }
 }
 
 fn borrowed<'a>(params: &'a [Param<'_>]) -> Vec<&'a (dyn ToSql + Sync)> {
@@ -189,4 +205,56 @@ fn passes(code: &SqlState) -> bool {
         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
         || *code == SqlState::READ_ONLY_SQL_TRANSACTION
         || CLASSES.iter().any(|class| code.code().starts_with(class))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures::{FutureExt, executor::block_on, future};
+
+    use super::*;
+
+    /// Runs `ended` with this work; the outcome, and which end was sent by when `work` was polled `polls` times.
+    fn outcome(polls: u32, result: Result<u8, &str>) -> (Result<u8, &str>, Vec<&'static str>) {
+        let log = RefCell::new(Vec::new());
+        let mut polled = 0;
+        let work = future::poll_fn(|context| {
+            polled += 1;
+            log.borrow_mut().push("work");
+            context.waker().wake_by_ref();
+            if polled >= polls { Poll::Ready(result) } else { Poll::Pending }
+        });
+        let sent = |what| {
+            let log = &log;
+            async move {
+                log.borrow_mut().push(what);
+                Ok(())
+            }
+        };
+        let done = block_on(ended(work, sent("commit"), sent("rollback")).boxed_local());
+        (done, log.into_inner())
+    }
+
+    #[test]
+    fn the_commit_follows_the_work_in_the_same_poll() {
+        // The second poll of the work is the one inside the join, without a pause after the first.
+        assert_eq!(outcome(2, Ok(7)), (Ok(7), vec!["work", "work", "commit"]));
+        assert_eq!(outcome(3, Ok(7)), (Ok(7), vec!["work", "work", "commit", "work"]));
+    }
+
+    #[test]
+    fn work_answered_within_its_first_poll_is_committed() {
+        assert_eq!(outcome(1, Ok(7)), (Ok(7), vec!["work", "commit"]));
+    }
+
+    #[test]
+    fn work_that_could_not_be_sent_is_rolled_back() {
+        assert_eq!(outcome(1, Err("too long")), (Err("too long"), vec!["work", "rollback"]));
+    }
+
+    #[test]
+    fn a_failure_of_the_server_is_reported() {
+        assert_eq!(outcome(2, Err("refused")), (Err("refused"), vec!["work", "work", "commit"]));
+    }
 }

@@ -45,6 +45,7 @@ impl Answer {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Message {
     /// Counts from 1 on each phone.
+    #[serde(alias = "order")]
     pub n: u64,
     /// Message id.
     pub id: String,
@@ -67,6 +68,7 @@ impl Message {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Inbox {
     /// Number of the phone.
+    #[serde(alias = "number")]
     pub phone: String,
     /// Messages, in the order they arrived.
     pub messages: Vec<Message>,
@@ -231,8 +233,8 @@ impl Api {
     /// Ids of the messages of a phone that the business has marked as read.
     pub async fn read_marks(&self, phone: &str) -> anyhow::Result<Vec<String>> {
         let answer = self.call(Method::GET, &format!("/sandbox/phones/{phone}/sent"), None).await?.expect(StatusCode::OK)?;
-        let sent = answer.body["messages"].as_array().with_context(|| format!("no messages in {}", answer.text))?;
-        let is_read = |message: &&Value| message["read"] == true || message["read_at"].is_number();
+        let sent = answer.body.as_array().with_context(|| format!("no messages in {}", answer.text))?;
+        let is_read = |message: &&Value| message["read_by_business"] == true;
         let id = |message: &Value| message["id"].as_str().map(str::to_owned).context("a message without an id");
         sent.iter().filter(is_read).map(id).collect()
     }

@@ -71,7 +71,7 @@ async fn conflict(State(sandbox): State<Sandbox>) -> StatusCode {
 
 /// Tells the holder of a number that somebody else wanted it.
 pub(crate) async fn tell_holder(error: &Error) {
-    if let Error::Held { holder, .. } = error {
+    if let Error::Held { holder: Some(holder), .. } = error {
         report_conflict(holder).await;
     }
 }

@@ -15,7 +15,7 @@ use estafet_coreapp::Node;
 use estafet_master::local::Local;
 use estafet_model::{BootId, ShardCount};
 use estafet_runtime::{Clock, Tasks};
-use estafet_store::{Holder, SharedStore};
+use estafet_store::{Hold, Holder, SharedStore};
 use estafet_upstream::chat::ChatUpstream;
 use tokio::net::TcpListener;
 
@@ -29,6 +29,10 @@ const NODE: &str = "sandbox";
 const STOP: Duration = Duration::from_secs(5);
 /// How long shards may take to finish what runs.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// How often, and at what distance, a held number is asked for.
+const HOLD_TRIES: u32 = 10;
+const HOLD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a sandbox until SIGTERM or SIGINT.
 pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
@@ -48,13 +52,7 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     dir.announce(&holder)?;
 
     let store = open_store(&args, dir.path()).await?;
-    let hold = match store.hold(args.number, &holder).await {
-        Ok(hold) => hold,
-        Err(error) => {
-            control::tell_holder(&error).await;
-            return Err(anyhow::Error::from(error).context(format!("number {}", args.number)));
-        }
-    };
+    let hold = take_number(&store, &args, &holder).await?;
     let chatd = start_chatd(&args, dir.path(), &clock, &tasks).await?;
     let upstream = Arc::new(ChatUpstream::new(
         if args.network.is_empty() { chatd.addresses.iter().map(SocketAddr::to_string).collect() } else { args.network.clone() },
@@ -120,15 +118,33 @@ async fn open_store(args: &SandboxArgs, dir: &Path) -> anyhow::Result<SharedStor
     Ok(store)
 }
 
+/// Holds the number in the message database. A predecessor that was killed this moment may still seem to
+/// hold it until the database has noticed, so a refusal is final only after a few tries.
+async fn take_number(store: &SharedStore, args: &SandboxArgs, holder: &Holder) -> anyhow::Result<Box<dyn Hold>> {
+    let mut tries = 0;
+    loop {
+        match store.hold(args.number, holder).await {
+            Ok(hold) => return Ok(hold),
+            Err(estafet_store::Error::Held { .. }) if tries < HOLD_TRIES => {
+                tries += 1;
+                tokio::time::sleep(HOLD_PAUSE).await;
+            }
+            Err(error) => {
+                control::tell_holder(&error).await;
+                return Err(anyhow::Error::from(error).context(format!("number {} is not free", args.number)));
+            }
+        }
+    }
+}
+
 async fn start_chatd(args: &SandboxArgs, dir: &Path, clock: &Clock, tasks: &Tasks) -> anyhow::Result<Chatd> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = estafet_chatd::Config {
         // The second stands for port 443, the fallback.
         listen: vec![any_port, any_port],
-        data_dir: dir.join("chatd"),
         phones: args.phones,
         seed: args.seed,
-        ..estafet_chatd::Config::default()
+        ..estafet_chatd::Config::new(dir.join("chatd"))
     };
     estafet_chatd::start(config, clock.clone(), tasks.clone()).await.context("the chat network could not be started")
 }

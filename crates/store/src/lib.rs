@@ -87,12 +87,12 @@ pub enum Error {
         ours: Epoch,
     },
     /// Somebody else holds the number (or the data directory).
-    #[error("{what} is held by {holder}")]
+    #[error("{what} is held by {}", holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string))]
     Held {
         /// What is held.
         what: String,
-        /// Who holds it, for people.
-        holder: String,
+        /// Who holds it; unknown for a moment while the holder writes its name.
+        holder: Option<Box<Holder>>,
     },
     /// The row is there already.
     #[error("{0} exists already")]

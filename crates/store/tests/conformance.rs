@@ -70,7 +70,7 @@ mod sqlite {
         let also = first.hold(given::other_number(), &holder("first")).await.unwrap();
         for number in [given::number(), given::other_number()] {
             match second.hold(number, &holder("second")).await {
-                Err(Error::Held { holder, .. }) => assert_eq!(holder, "first (process 42 on box)"),
+                Err(Error::Held { holder, .. }) => assert_eq!(holder.unwrap().to_string(), "first (process 42 on box)"),
                 _ => panic!("held twice"),
             }
         }

@@ -39,8 +39,7 @@ pub(super) async fn take(address: &Address, application_name: &str, number: WaId
     drop(session);
     let step = Step::new("SELECT holder FROM holder WHERE number = $1").bind(number.as_i64());
     let row: Option<String> = connections.query(step).await?.first().map(|row| row.get(0));
-    let named = row.and_then(|text| serde_json::from_str::<Holder>(&text).ok());
     // The holder writes its name after it locked, so for a moment there may be none.
-    let holder = named.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+    let holder = row.and_then(|text| serde_json::from_str(&text).ok());
     Err(Error::Held { what: format!("number {number}"), holder })
 }

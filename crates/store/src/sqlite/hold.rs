@@ -35,7 +35,7 @@ impl Registry {
     pub(super) fn take(&self, path: Option<PathBuf>, number: WaId, holder: &Holder) -> Result<Box<dyn Hold>> {
         let mut held = locked(&self.0);
         if let Some(other) = held.numbers.get(&number) {
-            return Err(Error::Held { what: format!("number {number}"), holder: other.to_string() });
+            return Err(Error::Held { what: format!("number {number}"), holder: Some(Box::new(other.clone())) });
         }
         if let (true, Some(path)) = (held.file.is_none(), path) {
             held.file = Some(lock(path, holder)?);
@@ -80,11 +80,8 @@ fn lock(path: PathBuf, holder: &Holder) -> Result<File> {
 }
 
 /// The holder writes its name after it locked, so for a moment there may be none.
-fn named_in(file: &mut File) -> String {
+fn named_in(file: &mut File) -> Option<Box<Holder>> {
     let mut content = String::new();
-    let read = file.read_to_string(&mut content);
-    match read.map(|_| serde_json::from_str::<Holder>(&content)) {
-        Ok(Ok(holder)) => holder.to_string(),
-        _ => "another process".to_owned(),
-    }
+    file.read_to_string(&mut content).ok()?;
+    serde_json::from_str(&content).ok()
 }

@@ -175,25 +175,25 @@ pub(crate) enum PhoneCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("content").required(true))]
+#[command(group = clap::ArgGroup::new("message").required(true))]
 pub(crate) struct PhoneSendArgs {
     /// The phone that writes.
     #[arg(long)]
     pub(crate) from: WaId,
     /// A text.
-    #[arg(group = "content")]
+    #[arg(group = "message")]
     pub(crate) text: Option<String>,
     /// A place: LATITUDE,LONGITUDE
-    #[arg(long, group = "content", value_name = "LAT,LON", allow_hyphen_values = true)]
+    #[arg(long, group = "message", value_name = "LAT,LON", allow_hyphen_values = true)]
     pub(crate) location: Option<String>,
     /// A tap on a template's quick-reply button, with this payload.
-    #[arg(long, group = "content", value_name = "PAYLOAD")]
+    #[arg(long, group = "message", value_name = "PAYLOAD")]
     pub(crate) button: Option<String>,
     /// A reaction to the message given with --context; an empty one takes it back.
-    #[arg(long, group = "content", value_name = "EMOJI")]
+    #[arg(long, group = "message", value_name = "EMOJI")]
     pub(crate) reaction: Option<String>,
     /// Any message as JSON, for instance {"type":"text","text":{"body":"Hi"}}
-    #[arg(long, group = "content", value_name = "JSON")]
+    #[arg(long, group = "message", value_name = "JSON")]
     pub(crate) content: Option<String>,
     /// Id of the message this one answers.
     #[arg(long, value_name = "ID")]

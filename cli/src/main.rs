@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod output;
 mod phone;
 mod sandbox;
 mod status;

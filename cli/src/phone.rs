@@ -1,5 +1,4 @@
 //! `estafet phone`: the simulated phones of a sandbox.
-#![allow(clippy::print_stdout, reason = "the output of the command")]
 
 use anyhow::{Context as _, bail};
 use estafet_model::WaId;
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     api::Api,
     args::{PhoneArgs, PhoneCommand, PhoneSendArgs},
+    output::line,
 };
 
 pub(crate) async fn run(args: PhoneArgs) -> anyhow::Result<()> {
@@ -17,20 +17,17 @@ pub(crate) async fn run(args: PhoneArgs) -> anyhow::Result<()> {
         PhoneCommand::List { json } => list(&api, json).await,
         PhoneCommand::Add { number, name } => {
             api.call(Method::POST, "/sandbox/phones", Some(&json!({ "number": number, "name": name }))).await?;
-            println!("{number} is on the network");
-            Ok(())
+            line(&format!("{number} is on the network"))
         }
         PhoneCommand::Set { number, mode } => {
             api.call(Method::PUT, &format!("/sandbox/phones/{number}/mode"), Some(&json!({ "mode": mode }))).await?;
-            println!("{number}: {mode}");
-            Ok(())
+            line(&format!("{number}: {mode}"))
         }
         PhoneCommand::Send(args) => send(&api, args).await,
         PhoneCommand::Inbox { number, json } => inbox(&api, number, json).await,
         PhoneCommand::Sent { number } => {
             let sent = api.get(&format!("/sandbox/phones/{number}/sent")).await?;
-            println!("{}", serde_json::to_string_pretty(&sent)?);
-            Ok(())
+            line(&serde_json::to_string_pretty(&sent)?)
         }
     }
 }
@@ -38,14 +35,13 @@ pub(crate) async fn run(args: PhoneArgs) -> anyhow::Result<()> {
 async fn list(api: &Api, as_json: bool) -> anyhow::Result<()> {
     let answer = api.get("/sandbox/phones").await?;
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-        return Ok(());
+        return line(&serde_json::to_string_pretty(&answer)?);
     }
     let phones = answer.get("phones").unwrap_or(&answer).as_array().cloned().unwrap_or_default();
-    println!("{:<16} {:<8} NAME", "NUMBER", "MODE");
+    line(&format!("{:<16} {:<8} NAME", "NUMBER", "MODE"))?;
     for phone in phones {
         let text = |key: &str| phone.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
-        println!("{:<16} {:<8} {}", text("number"), text("mode"), text("name"));
+        line(&format!("{:<16} {:<8} {}", text("number"), text("mode"), text("name")))?;
     }
     Ok(())
 }
@@ -54,8 +50,7 @@ async fn send(api: &Api, args: PhoneSendArgs) -> anyhow::Result<()> {
     let from = args.from;
     let content = content(args)?;
     let answer = api.call(Method::POST, &format!("/sandbox/phones/{from}/messages"), Some(&content)).await?;
-    println!("{}", answer.get("id").and_then(Value::as_str).context("the sandbox gave no id")?);
-    Ok(())
+    line(answer.get("id").and_then(Value::as_str).context("the sandbox gave no id")?)
 }
 
 /// The message a phone is to write, in the layout of an incoming message.
@@ -94,12 +89,11 @@ fn content(args: PhoneSendArgs) -> anyhow::Result<Value> {
 async fn inbox(api: &Api, number: WaId, as_json: bool) -> anyhow::Result<()> {
     let inbox = api.get(&format!("/sandbox/phones/{number}/inbox")).await?;
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&inbox)?);
-        return Ok(());
+        return line(&serde_json::to_string_pretty(&inbox)?);
     }
     let messages = inbox.get("messages").and_then(Value::as_array).cloned().unwrap_or_default();
     if messages.is_empty() {
-        println!("{number} has received nothing");
+        line(&format!("{number} has received nothing"))?;
     }
     for message in messages {
         let content = message.get("content").cloned().unwrap_or_default();
@@ -109,7 +103,7 @@ async fn inbox(api: &Api, number: WaId, as_json: bool) -> anyhow::Result<()> {
             None => content.get(&kind).cloned().unwrap_or(content).to_string(),
         };
         let from = message.get("from").and_then(Value::as_str).unwrap_or("-");
-        println!("{from}  {kind}  {shown}");
+        line(&format!("{from}  {kind}  {shown}"))?;
     }
     Ok(())
 }

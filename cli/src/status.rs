@@ -1,21 +1,16 @@
 //! `estafet status`: shards, owners, epochs, backlog and connections.
-#![allow(clippy::print_stdout, reason = "the output of the command")]
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{api::Api, args::StatusArgs};
+use crate::{api::Api, args::StatusArgs, output::line};
 
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.target.url)?;
     loop {
         let status = api.get("/sandbox/status").await?;
-        if args.json {
-            println!("{status}");
-        } else {
-            print!("{}", table(&status));
-        }
+        line(&if args.json { status.to_string() } else { table(&status) })?;
         if !args.watch {
             return Ok(());
         }
@@ -31,7 +26,7 @@ fn table(status: &Value) -> String {
         Some(other) => other.to_string(),
     };
     let mut out = format!(
-        "number {}   node {}   database {}   phones {}\n{:<8} {:<16} {:>6} {:<13} {:>8} {:>10}\n",
+        "number {}   node {}   database {}   phones {}\n{:<8} {:<16} {:>6} {:<13} {:>8} {:>10}",
         text(status, "number"),
         text(status, "node"),
         text(status, "database"),
@@ -45,7 +40,7 @@ fn table(status: &Value) -> String {
     );
     for shard in status.get("shards").and_then(Value::as_array).into_iter().flatten() {
         out += &format!(
-            "{:<8} {:<16} {:>6} {:<13} {:>8} {:>10}\n",
+            "\n{:<8} {:<16} {:>6} {:<13} {:>8} {:>10}",
             format!("{}/{}", text(shard, "shard"), text(shard, "shard_count")),
             text(shard, "owner"),
             text(shard, "epoch"),

@@ -8,6 +8,7 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
+use estafet_chatd::phones::Phones;
 use estafet_coreapp::Node;
 use estafet_model::{ShardMap, Slot, WaId};
 use estafet_proto::v1::{GatewayStatus, NumberState};
@@ -22,6 +23,7 @@ pub(crate) struct Sandbox {
     pub(crate) node: Node,
     pub(crate) store: SharedStore,
     pub(crate) map: watch::Receiver<ShardMap>,
+    pub(crate) phones: Phones,
 }
 
 /// Routes below `/sandbox/`.
@@ -36,6 +38,7 @@ async fn status(State(sandbox): State<Sandbox>) -> Json<Value> {
         "node": super::NODE,
         "database": sandbox.store.backend(),
         "map_version": sandbox.map.borrow().version,
+        "phones": sandbox.phones.list().await.map(|phones| phones.len()).ok(),
         "shards": shards,
     }))
 }

@@ -13,10 +13,11 @@ use anyhow::{Context as _, bail};
 use estafet_chatd::Chatd;
 use estafet_coreapp::Node;
 use estafet_master::local::Local;
-use estafet_model::{BootId, ShardCount};
+use estafet_model::{BootId, ShardCount, WaId};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Hold, Holder, SharedStore};
 use estafet_upstream::chat::ChatUpstream;
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::args::{ContactMode, SandboxArgs};
@@ -70,8 +71,13 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     let (node, endings) = Node::new(coreapp_config(&args), deps);
     let local = Arc::new(Local::new(store.clone(), clock.clone(), SandboxNode(node.clone()), NODE.to_owned(), boot));
     let connect = Arc::new(InProcess::serve(&node, &tasks));
-    let control =
-        control::router(control::Sandbox { number: args.number, node: node.clone(), store: store.clone(), map: local.map() });
+    let control = control::router(control::Sandbox {
+        number: args.number,
+        node: node.clone(),
+        store: store.clone(),
+        map: local.map(),
+        phones: chatd.phones.clone(),
+    });
     let deps = estafet_webapp::Deps {
         store: store.clone(),
         clock,
@@ -84,7 +90,7 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     estafet_webapp::start(listener, webapp_config(&args), deps).await?;
     local.place(args.number, shards).await?;
     tasks.spawn("retake", wiring::retake(local, endings, Arc::from(hold), tasks.clone()));
-    ready(&args, address, boot, &chatd, store.backend());
+    ready(&args, address, boot, &chatd, store.backend())?;
 
     tokio::select! {
         signal = estafet_runtime::tasks::termination() => signal.context("signals")?,
@@ -181,21 +187,34 @@ fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
     }
 }
 
-/// The ready line of the sandbox contract, on stdout; for people, on stderr.
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the contract of the command")]
-fn ready(args: &SandboxArgs, address: SocketAddr, boot: BootId, chatd: &Chatd, database: &str) {
-    let line = serde_json::json!({
-        "ready": true,
-        "base_url": format!("http://{address}"),
-        "business_number": args.number,
-        "pid": std::process::id(),
-        "boot": boot.to_string(),
-        "database": database,
-        "network": chatd.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
-        "chatd_audit": chatd.audit_path,
-    });
-    println!("{line}");
+/// The ready line of the sandbox contract.
+#[derive(Serialize)]
+struct Ready<'a> {
+    ready: bool,
+    base_url: String,
+    business_number: WaId,
+    pid: u32,
+    boot: String,
+    database: &'a str,
+    network: &'a [SocketAddr],
+    chatd_audit: &'a Path,
+}
+
+/// Prints the ready line on stdout, and a line for people on stderr.
+#[allow(clippy::print_stderr, reason = "the contract of the command")]
+fn ready(args: &SandboxArgs, address: SocketAddr, boot: BootId, chatd: &Chatd, database: &str) -> anyhow::Result<()> {
+    let ready = Ready {
+        ready: true,
+        base_url: format!("http://{address}"),
+        business_number: args.number,
+        pid: std::process::id(),
+        boot: boot.to_string(),
+        database,
+        network: &chatd.addresses,
+        chatd_audit: &chatd.audit_path,
+    };
     eprintln!("estafet sandbox: http://{address} serves {} with {} phones from 15550001001 on", args.number, args.phones);
+    crate::output::line(&serde_json::to_string(&ready)?)
 }
 
 /// Lets the shards finish what runs, then ends every task.

@@ -92,6 +92,8 @@ impl Served {
             End::Dropped => {
                 // What was encoded is sent if that is quick; the shard does not rely on it.
                 let _ = timeout(CLOSE_LIMIT, writer.close()).await;
+                // For a shard that still listens while the process stops.
+                let _ = events.try_send(Event::Closed { reason: "stopping".to_owned() });
             }
             End::Lost(reason) => {
                 drop((reader, writer, commands));

@@ -38,6 +38,11 @@ impl<W> Flight<W> {
         self.credits = self.credits.saturating_add(u64::from(credits));
     }
 
+    /// How many more requests may go.
+    pub(crate) fn credits(&self) -> usize {
+        usize::try_from(self.credits).unwrap_or(usize::MAX)
+    }
+
     /// Whether one more request may go.
     pub(crate) fn has_credit(&self) -> bool {
         self.credits > 0

@@ -202,6 +202,8 @@ impl LinkTask {
         let mut batch = Vec::with_capacity(FRAME_REQUESTS);
         loop {
             let may_send = permit.is_some() && flight.has_credit();
+            // What cannot go yet stays in the line, where its bound is.
+            let most = flight.credits().min(FRAME_REQUESTS);
             tokio::select! {
                 biased;
                 frame = incoming.message() => match frame {
@@ -221,7 +223,7 @@ impl LinkTask {
                         permit.take().expect("checked by the branch").send(frame);
                     }
                 }
-                taken = self.waiting.recv_many(&mut batch, FRAME_REQUESTS), if may_send && self.backlog.is_empty() => {
+                taken = self.waiting.recv_many(&mut batch, most), if may_send && self.backlog.is_empty() => {
                     if taken == 0 {
                         return Ended::Unused;
                     }

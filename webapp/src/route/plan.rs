@@ -61,8 +61,11 @@ impl Plan {
     /// Decides after a try that brought no answer.
     pub(crate) fn next(&mut self, missed: Missed, now: Instant) -> Step {
         match missed {
-            // Full means refused before it left: nothing is in doubt, unless an earlier try was.
-            Missed::QueueFull => return self.give_up(ApiError::new(Code::Overloaded, "Too many messages are waiting")),
+            // At the first try the edge says so at once; whoever has waited through a handoff keeps
+            // waiting, since all the others come back at the same moment.
+            Missed::QueueFull if self.held_until.is_none() => {
+                return self.give_up(ApiError::new(Code::Overloaded, "Too many messages are waiting"));
+            }
             Missed::TimedOut { sent } => {
                 self.in_doubt |= sent;
                 return self.give_up(ApiError::new(Code::Overloaded, "The message could not be handed over in time"));
@@ -77,6 +80,7 @@ impl Plan {
         let until = *self.held_until.get_or_insert(now + self.budget);
         if now >= until {
             return self.give_up(match missed {
+                Missed::QueueFull => ApiError::new(Code::Overloaded, "Too many messages are waiting"),
                 Missed::NotOwner { .. } => ApiError::new(Code::NotPrimaryCoreapp, "The shard is moving, try again"),
                 _ => ApiError::new(Code::NotReady, "No coreapp serves the recipient at the moment, try again"),
             });
@@ -140,11 +144,19 @@ mod tests {
     }
 
     #[test]
+    fn a_full_line_refuses_newcomers_and_lets_held_requests_wait() {
+        let (mut plan, now) = (Plan::new(BUDGET), Instant::now());
+        assert!(matches!(plan.next(Missed::NoStream, now), Step::Hold(_)));
+        assert!(matches!(plan.next(Missed::QueueFull, now), Step::Hold(_)));
+        assert_eq!(gave_up(plan.next(Missed::QueueFull, now + BUDGET)), (503, 1016));
+        assert_eq!(gave_up(Plan::new(BUDGET).next(Missed::QueueFull, now)), (503, 1016));
+    }
+
+    #[test]
     fn an_unanswered_request_that_left_is_in_doubt() {
         let now = Instant::now();
         assert_eq!(gave_up(Plan::new(BUDGET).next(Missed::TimedOut { sent: true }, now)), (504, 1000));
         assert_eq!(gave_up(Plan::new(BUDGET).next(Missed::TimedOut { sent: false }, now)), (503, 1016));
-        assert_eq!(gave_up(Plan::new(BUDGET).next(Missed::QueueFull, now)), (503, 1016));
         let mut broken = Plan::new(BUDGET);
         assert!(matches!(broken.next(Missed::Broken { sent: true }, now), Step::Hold(_)));
         assert_eq!(gave_up(broken.next(Missed::NoStream, now + BUDGET)), (504, 1000));

@@ -114,7 +114,7 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
         });
         router = router.route(path, served.clone()).route(&format!("{path}/"), served);
     }
-    let router = router.fallback(unknown).method_not_allowed_fallback(unknown).with_state(app.clone());
+    let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method).with_state(app.clone());
     let router = match extra {
         Some(extra) => router.merge(extra.layer(from_fn_with_state(app.clone(), loopback_only))),
         None => router,
@@ -172,11 +172,16 @@ async fn root(_: Arc<App>, _: Call) -> Outcome {
     Ok(Answer::text("application/json", "{}"))
 }
 
-/// Unknown paths are 404, known ones with another method 405; axum has set the status for those.
-async fn unknown(State(app): State<Arc<App>>, request: Request) -> Response {
-    let known = request.extensions().get::<axum::extract::MatchedPath>().is_some();
-    let status = if known { 405 } else { 404 };
-    app.metrics.answered("unknown", method_name(request.method()), status, Duration::ZERO);
+async fn unknown_path(State(app): State<Arc<App>>, request: Request) -> Response {
+    unknown(&app, request.method(), 404)
+}
+
+async fn unknown_method(State(app): State<Arc<App>>, request: Request) -> Response {
+    unknown(&app, request.method(), 405)
+}
+
+fn unknown(app: &App, method: &Method, status: u16) -> Response {
+    app.metrics.answered("unknown", method_name(method), status, Duration::ZERO);
     app.renderer.error(ApiError::new(Code::Internal, "endpoint not found").with_status(status))
 }
 

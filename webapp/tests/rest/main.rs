@@ -1,0 +1,12 @@
+//! The webapp on a real socket, with a SQLite store and coreapps played by the tests.
+#![allow(missing_docs, unreachable_pub)]
+
+mod contacts;
+mod core;
+mod input;
+mod login;
+mod messages;
+mod routing;
+mod settings;
+mod users;
+mod world;

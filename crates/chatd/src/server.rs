@@ -422,6 +422,8 @@ fn weight(input: &Input) -> usize {
     let Input::Frame(_, _, frame) = input else { return 0 };
     match &**frame {
         client_frame::Frame::Send(send) => send.envelopes.len(),
+        // Making a key takes several times as long as taking a message.
+        client_frame::Frame::FetchKeys(fetch) => fetch.wa_ids.len() * 8,
         client_frame::Frame::Login(_) => BATCH_ENVELOPES,
         _ => 0,
     }

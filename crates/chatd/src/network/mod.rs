@@ -34,7 +34,7 @@ use crate::{
     session::{Claim, ConnId, Decision, Sessions},
 };
 
-/// Users one frame may ask about: a client cuts its questions, so more is an error of it.
+/// Users whose keys one frame may ask for: a client cuts its questions, so more is an error of it.
 const MAX_ASKED: usize = 1_000;
 
 /// Longest name of a holder.
@@ -123,8 +123,8 @@ impl Network {
             Client::Acknowledge(acknowledge) => self.acknowledge(batch, conn, acknowledge),
             Client::ReadMarks(marks) => self.read_marks(batch, conn, marks),
             Client::FetchKeys(fetch) if fetch.wa_ids.len() <= MAX_ASKED => self.fetch_keys(batch, conn, fetch),
-            Client::CheckContacts(check) if check.wa_ids.len() <= MAX_ASKED => self.check_contacts(batch, conn, check),
-            Client::FetchKeys(_) | Client::CheckContacts(_) => batch.outputs.push(Output::Close(conn)),
+            Client::CheckContacts(check) => self.check_contacts(batch, conn, check),
+            Client::FetchKeys(_) => batch.outputs.push(Output::Close(conn)),
         }
     }
 

@@ -116,7 +116,9 @@ impl Served {
         loop {
             let has_room = self.backlog.len() < MAX_BACKLOG;
             let silence = self.heard + self.heartbeat * 3;
+            // Reading comes before silence, so that a process that was stopped hears what has arrived meanwhile.
             let step = tokio::select! {
+                biased;
                 permit = events.reserve(), if !self.backlog.is_empty() => match (permit, self.backlog.pop_front()) {
                     (Ok(permit), Some(event)) => {
                         permit.send(event);
@@ -129,14 +131,14 @@ impl Served {
                 },
                 () = events.closed(), if self.backlog.is_empty() => Err(End::Dropped),
                 flushed = self.writer.flush(), if self.writer.waiting() > 0 => flushed.map_err(|error| End::Lost(error.to_string())),
-                count = self.commands.recv_many(&mut taken, COMMANDS_AT_ONCE), if self.writer.waiting() < MAX_WAITING => match count {
-                    0 => Err(End::Dropped),
-                    _ => self.command(taken.drain(..)),
-                },
                 frame = self.reader.next::<ServerFrame>(), if has_room => match frame {
                     Ok(Some(frame)) => self.hear(frame),
                     Ok(None) => Err(End::Lost("closed by the network".to_owned())),
                     Err(error) => Err(End::Lost(error.to_string())),
+                },
+                count = self.commands.recv_many(&mut taken, COMMANDS_AT_ONCE), if self.writer.waiting() < MAX_WAITING => match count {
+                    0 => Err(End::Dropped),
+                    _ => self.command(taken.drain(..)),
                 },
                 () = sleep_until(self.next_ping) => self.ping(),
                 () = sleep_until(silence), if has_room => Err(End::Lost("the network is silent".to_owned())),

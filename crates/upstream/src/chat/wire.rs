@@ -16,8 +16,8 @@ const FRAME_BYTES: usize = MAX_FRAME / 2;
 /// Largest ciphertext that fits a frame.
 const MAX_CIPHERTEXT: usize = MAX_FRAME - 1024;
 
-/// Users one frame asks about.
-const FRAME_USERS: usize = 500;
+/// Users whose keys one frame asks for: each costs the network a key, and nothing else is answered meanwhile.
+const FRAME_USERS: usize = 100;
 
 /// A frame of the network holds something that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +83,6 @@ pub(super) fn frames(epoch: u64, commands: impl IntoIterator<Item = Command>) ->
             }
             Command::CheckContacts { query, wa_ids } => {
                 out.end();
-                // One answer per query: the shard asks about few users at a time.
                 let check = chat::CheckContacts { query, wa_ids: numbers(&wa_ids) };
                 out.push(client_frame::Frame::CheckContacts(check));
             }

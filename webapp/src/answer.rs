@@ -94,8 +94,8 @@ struct ErrorEntry<'a> {
 
 impl Renderer {
     pub(crate) fn new(version: &str) -> Self {
-        let meta = serde_json::json!({ "version": version, "api_status": "stable" });
-        Self { tail: format!(r#""meta":{meta}}}"#).into() }
+        let version = serde_json::Value::from(version);
+        Self { tail: format!(r#""meta":{{"version":{version},"api_status":"stable"}}}}"#).into() }
     }
 
     pub(crate) fn outcome(&self, outcome: Outcome) -> Response {
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn meta_closes_every_envelope() {
         let renderer = Renderer::new("v2.57.1");
-        let meta = r#""meta":{"api_status":"stable","version":"v2.57.1"}}"#;
+        let meta = r#""meta":{"version":"v2.57.1","api_status":"stable"}}"#;
         assert_eq!(renderer.close(b"{}".to_vec()), format!("{{{meta}").into_bytes());
         assert_eq!(renderer.close(br#"{"a":1}"#.to_vec()), format!(r#"{{"a":1,{meta}"#).into_bytes());
     }

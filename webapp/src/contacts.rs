@@ -1,7 +1,7 @@
 //! Contact checks (spec/contacts.md §1): inputs to rows, with a cache of seven days in the store.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -168,23 +168,18 @@ impl Contacts {
         }
     }
 
-    /// Asks the owners; what none of them answered is failed.
+    /// Asks the owners; what could not be asked is failed.
     async fn look_up(&self, numbers: &[WaId]) -> HashMap<WaId, Finding> {
         let mut groups: BTreeMap<Option<String>, Vec<WaId>> = BTreeMap::new();
         for number in numbers {
             groups.entry(self.router.owner_address(Slot::of(*number))).or_default().push(*number);
         }
         let answers = futures::future::join_all(groups.into_values().map(|group| self.ask(group))).await;
-        let mut found: HashMap<WaId, Finding> = numbers.iter().map(|number| (*number, Finding::Failed)).collect();
-        let mut rows = Vec::new();
         let checked_at_ms = self.clock.now_ms();
-        for (wa_id, on_network) in answers.into_iter().flatten() {
-            // Only what was asked for is taken over.
-            if let Some(finding) = found.get_mut(&wa_id) {
-                *finding = if on_network { Finding::Valid } else { Finding::Invalid };
-                rows.push(ContactRow { wa_id, on_network, checked_at_ms });
-            }
-        }
+        let rows: Vec<ContactRow> =
+            answers.into_iter().flatten().map(|(wa_id, on_network)| ContactRow { wa_id, on_network, checked_at_ms }).collect();
+        let mut found: HashMap<WaId, Finding> = numbers.iter().map(|number| (*number, Finding::Failed)).collect();
+        found.extend(rows.iter().map(|row| (row.wa_id, if row.on_network { Finding::Valid } else { Finding::Invalid })));
         if !rows.is_empty()
             && let Err(error) = self.store.put_contact_checks(self.number, &rows).await
         {
@@ -193,12 +188,14 @@ impl Contacts {
         found
     }
 
+    /// Asks one owner. A number the answer does not name is not on the network.
     async fn ask(&self, group: Vec<WaId>) -> Vec<(WaId, bool)> {
         let Some(first) = group.first() else { return Vec::new() };
         let action = Action::CheckContacts(CheckContacts { wa_ids: group.iter().map(|number| number.as_u64()).collect() });
         match self.router.call(Slot::of(*first), action).await {
             Ok(Reply::Contacts(states)) => {
-                states.into_iter().filter_map(|state| Some((WaId::from_u64(state.wa_id).ok()?, state.on_network))).collect()
+                let there: HashSet<u64> = states.iter().filter(|state| state.on_network).map(|state| state.wa_id).collect();
+                group.into_iter().map(|number| (number, there.contains(&number.as_u64()))).collect()
             }
             Ok(Reply::Done) => Vec::new(),
             Err(error) => {

@@ -10,6 +10,7 @@
 //!   client finds the answer and not a reset.
 
 use std::{
+    future::Future as _,
     io,
     pin::Pin,
     sync::{
@@ -153,8 +154,6 @@ impl<T> Guarded<T> {
     }
 }
 
-use std::future::Future as _;
-
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
@@ -177,8 +176,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         ready!(this.poll_replacement(cx))?;
         let ours = match own_answer_of_hyper(buf) {
             Some(0) => {
+                // Taken whole now; hyper flushes after its last write, and that writes the replacement.
                 this.replacement = this.answers.bad_request.clone();
-                ready!(this.poll_replacement(cx))?;
                 return Poll::Ready(Ok(buf.len()));
             }
             Some(at) => &buf[..at],
@@ -217,7 +216,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guarded<T> {
         self.poll_deadline(cx, Some(deadline)).map(Err)
     }
 
-    /// Writes what stands for hyper's own answer. Taken up again by the flush that hyper asks for.
+    /// Writes what stands for hyper's own answer.
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.replacement.is_empty() {
             let rest = self.replacement.clone();
@@ -262,7 +261,40 @@ fn find_last(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    fn guarded<T>(inner: T) -> Guarded<T> {
+        let second = Duration::from_secs(1);
+        let answers = Overload { bad_request: Bytes::from_static(b"REPLACED"), too_many: Bytes::new() };
+        let limits = Limits { head: second, idle: second, write: second };
+        Guarded::new(inner, limits, answers, Arc::default(), CancellationToken::new())
+    }
+
+    #[tokio::test]
+    async fn an_own_answer_of_hyper_is_replaced_once_however_slowly_it_is_read() {
+        let (client, server) = tokio::io::duplex(3);
+        let mut server = guarded(server);
+        let write = async move {
+            server.write_all(b"{}HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            server.flush().await.unwrap();
+        };
+        let read = async move {
+            let (mut client, mut text) = (client, Vec::new());
+            client.read_to_end(&mut text).await.unwrap();
+            text
+        };
+        assert_eq!(tokio::join!(write, read).1, b"{}REPLACED");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_is_never_read_is_given_up() {
+        let (_client, server) = tokio::io::duplex(3);
+        let mut server = guarded(server);
+        let error = server.write_all(b"more than fits").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 
     #[test]
     fn only_empty_refusals_of_hyper_are_recognised() {

@@ -88,6 +88,9 @@ pub(crate) fn accept(body: &[u8], rules: Rules) -> Result<Accepted, ApiError> {
         "text" => Content::Text(text::read(&request)?),
         "voice" => return Err(ApiError::invalid("type", "voice is for incoming messages only, send audio instead")),
         later if LATER.contains(&later) => {
+            if request.get(later).is_none() {
+                return Err(object_missing(later));
+            }
             return Err(ApiError::invalid("type", format_args!("{later} is not available in this version")));
         }
         _ => return Err(ApiError::invalid("type", "is not a known message type")),
@@ -109,6 +112,11 @@ pub(crate) fn accept(body: &[u8], rules: Rules) -> Result<Accepted, ApiError> {
     let mut body = Vec::with_capacity(body.len());
     serde_json::to_writer(&mut body, &canonical).expect("strings and booleans always serialise");
     Ok(Accepted { input: input.to_owned(), recipient, body })
+}
+
+/// The refusal when the member named like the type is absent.
+fn object_missing(kind: &str) -> ApiError {
+    ApiError::new(Code::ParameterMissing, format!("Parameter '{kind}' is mandatory for type '{kind}'"))
 }
 
 fn recipient_type(request: &Object<'_>) -> Result<(), ApiError> {
@@ -213,6 +221,7 @@ mod tests {
             (json!({"to": "16315551234", "type": "telepathy", "telepathy": {}}), 1009),
             (json!({"to": "16315551234", "type": "voice", "voice": {"id": "x"}}), 1009),
             (json!({"to": "16315551234", "type": "image", "image": {"id": "x"}}), 1009),
+            (json!({"to": "16315551234", "type": "image"}), 1008),
             (json!({"to": "16315551234", "type": 5}), 1009),
             (json!({"to": "16315551234", "type": "text"}), 1008),
             (json!({"to": "16315551234", "text": "hi"}), 1009),

@@ -22,9 +22,7 @@ struct Body<'a> {
 }
 
 pub(super) fn read<'a>(request: &'a Object<'_>) -> Result<Text<'a>, ApiError> {
-    let text = request
-        .object("text", "text")?
-        .ok_or_else(|| ApiError::new(Code::ParameterMissing, "Parameter 'text' is mandatory for type 'text'"))?;
+    let text = request.object("text", "text")?.ok_or_else(|| super::object_missing("text"))?;
     let body = text.required_text("body", "text.body")?;
     if body.is_empty() {
         return Err(ApiError::missing("text.body"));

@@ -27,6 +27,7 @@ async fn bad_messages_are_refused_with_the_documented_status_and_code() -> anyho
         ("no body", json!({ "to": KERRY, "type": "text", "text": {} }), 400, 1008),
         ("empty body", text(json!("")), 400, 1008),
         ("body is a number", text(json!(1)), 400, 1009),
+        ("body holds NUL", text(json!("nul \u{0} inside")), 400, 1009),
         ("body is an object", text(json!({})), 400, 1009),
         ("body is one too long", text(json!("a".repeat(4097))), 400, 1001),
         ("body is one astral character too long", text(json!("👍".repeat(4097))), 400, 1001),

@@ -1,11 +1,14 @@
 //! SIGKILL of everything but the database's disk, again and again under load (**I3**-**I6**).
 
+use std::collections::HashSet;
+
 use anyhow::ensure;
 use estafet_harness::{
-    Ledger, Postgres, Sandbox, Sink,
+    Ledger, PATIENCE, Postgres, Sandbox, Sink,
     client::{Api, Inbox, until},
     ledger::{Difference, assert_none},
     sandbox,
+    sink::Arrival,
 };
 use futures::future::join_all;
 use serde_json::json;
@@ -88,12 +91,23 @@ async fn check(ledger: &Ledger, written: &[String], phones: &[String], admin: &A
     assert!(doubled.is_empty(), "phones that were sent a message twice (I4): {doubled:?}");
 
     // Whatever is on a phone has its callbacks, also what was accepted although the answer was lost.
-    for id in inboxes.iter().flat_map(|inbox| &inbox.messages).map(|message| &message.id) {
-        sink.wait_for_status(id, "read").await?;
-    }
-    for id in written {
-        sink.wait_for_message(id).await?;
-    }
+    let mut unread: HashSet<&str> = inboxes.iter().flat_map(|inbox| &inbox.messages).map(|message| message.id.as_str()).collect();
+    let mut unheard: HashSet<&str> = written.iter().map(String::as_str).collect();
+    let mut looked_at = 0;
+    let everything = |arrivals: &[Arrival]| {
+        for arrival in &arrivals[looked_at..] {
+            for (id, _) in arrival.statuses().filter(|(_, status)| *status == "read") {
+                unread.remove(id);
+            }
+            for id in arrival.messages() {
+                unheard.remove(id);
+            }
+        }
+        looked_at = arrivals.len();
+        unread.is_empty() && unheard.is_empty()
+    };
+    let waited = sink.wait_for(PATIENCE, everything).await;
+    assert!(waited.is_ok(), "never reached the receiver (I6): `read` of {unread:?}, messages {unheard:?}");
     assert_none(&ledger.compare_callbacks(&sink.arrivals(), &STATUSES));
     Ok(())
 }

@@ -28,7 +28,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("callbacks", &["cb-"]),
     ("contacts", &["contacts-", "identity-", "send-blocked-"]),
     ("templates", &["tpl-", "hsm-"]),
-    ("media", &["media-", "msg-image-", "msg-audio-", "msg-sticker"]),
+    ("media", &["media-", "msg-type-object-", "msg-image-", "msg-audio-", "msg-sticker"]),
     ("messages", &["msg-", "mark-read", "rate-limit-", "overload", "not-registered"]),
     (
         "access",

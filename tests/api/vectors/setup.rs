@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use anyhow::{Context as _, bail};
 use estafet_harness::{
     Api, Sandbox, Sink,
+    client::until,
     sandbox::{ADMIN_PASSWORD, API_KEY, Options},
     vectors::{Names, RequestVector},
 };
@@ -27,7 +28,7 @@ enum Flavour {
     ContactModeLive,
     ContactModeAlwaysValid,
     LegacyContactCheck,
-    TokensExpireAtOnce,
+    TokensExpireSoon,
 }
 
 impl Flavour {
@@ -35,7 +36,7 @@ impl Flavour {
         let has = |state: &str| vector.setup.iter().any(|name| name == state);
         let uses_expired = vector.request.headers.values().any(|value| value.contains("{{expired_token}}"));
         match () {
-            () if uses_expired => Self::TokensExpireAtOnce,
+            () if uses_expired => Self::TokensExpireSoon,
             () if has("fresh") => Self::Fresh,
             () if has("not_registered") => Self::NotRegistered,
             () if has("contact_mode_live") => Self::ContactModeLive,
@@ -54,13 +55,13 @@ impl Flavour {
             Self::ContactModeLive => options.flag("--contact-mode", "live"),
             Self::ContactModeAlwaysValid => options.flag("--contact-mode", "always_valid"),
             Self::LegacyContactCheck => options.switch("--legacy-contact-check"),
-            Self::TokensExpireAtOnce => options.flag("--token-lifetime", "0"),
+            Self::TokensExpireSoon => options.flag("--token-lifetime", "1"),
         }
     }
 
     /// Whether there are phones and users.
     fn is_in_use(self) -> bool {
-        !matches!(self, Self::Fresh | Self::NotRegistered | Self::TokensExpireAtOnce)
+        !matches!(self, Self::Fresh | Self::NotRegistered | Self::TokensExpireSoon)
     }
 }
 
@@ -80,6 +81,11 @@ impl Stage {
         let anonymous = sandbox.anonymous()?;
         let admin = if flavour == Flavour::Fresh { None } else { Some(sandbox.login().await?) };
         let stage = Self { sandbox, sink, anonymous, admin };
+        if flavour == Flavour::TokensExpireSoon {
+            let admin = stage.admin()?;
+            let refused = async || Ok(admin.call(Method::GET, "/v1/settings/application", None).await?.status == 401);
+            until("the token has expired", refused).await?;
+        }
         if flavour.is_in_use() {
             for (number, name) in PHONES {
                 stage.anonymous.add_phone(number, name).await?;
@@ -105,6 +111,8 @@ impl Stage {
         names.set("api_key", API_KEY);
         names.set("business_number", &self.sandbox.ready().business_number);
         names.set("template_ns", "estafet_sandbox");
+        // Stands for an uploaded file where the message is refused whatever it names.
+        names.set("media_ogg", "00000000-0000-4000-8000-000000000001");
         if let Some(token) = self.admin.as_ref().and_then(Api::token) {
             names.set("admin_token", token);
             names.set("expired_token", token);

@@ -109,11 +109,31 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Fails with all differences, one a line.
+impl Difference {
+    /// What sort of difference it is, to count them.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Lost { .. } => "lost",
+            Self::Stranger { .. } => "strange",
+            Self::Twice { .. } => "twice",
+            Self::Inverted { .. } => "inverted",
+            Self::NoInbox { .. } => "no inbox",
+            Self::NoCallback { .. } => "no callback",
+            Self::CallbackInverted { .. } => "callback inverted",
+            Self::LaneNotHeld { .. } => "lane not held",
+        }
+    }
+}
+
+/// Fails with the differences counted by kind, and the first of them, one a line.
 pub fn assert_none(differences: &[Difference]) {
     const SHOWN: usize = 30;
     let lines: Vec<String> = differences.iter().take(SHOWN).map(ToString::to_string).collect();
-    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), lines.join("\n"));
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for difference in differences {
+        *kinds.entry(difference.kind()).or_default() += 1;
+    }
+    assert!(differences.is_empty(), "{} differences {kinds:?}:\n{}", differences.len(), lines.join("\n"));
 }
 
 impl Ledger {

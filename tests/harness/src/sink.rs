@@ -225,15 +225,17 @@ impl Sink {
 
     /// Waits until what arrived satisfies `enough`; then returns it. At the deadline: an error that shows it.
     pub async fn wait_for(&self, deadline: Duration, mut enough: impl FnMut(&[Arrival]) -> bool) -> anyhow::Result<Vec<Arrival>> {
+        self.wait_until(deadline, |arrivals| enough(arrivals).then(|| arrivals.to_vec())).await
+    }
+
+    /// Waits until `find` finds something in what arrived.
+    async fn wait_until<T>(&self, deadline: Duration, mut find: impl FnMut(&[Arrival]) -> Option<T>) -> anyhow::Result<T> {
         let deadline = Instant::now() + deadline;
         let mut count = self.shared.count.subscribe();
         loop {
             count.borrow_and_update();
-            {
-                let record = self.shared.record();
-                if enough(&record.arrivals) {
-                    return Ok(record.arrivals.clone());
-                }
+            if let Some(found) = find(&self.shared.record().arrivals) {
+                return Ok(found);
             }
             match timeout_at(deadline, count.changed()).await {
                 Ok(changed) => changed.context("the sink is gone")?,
@@ -256,8 +258,7 @@ impl Sink {
 
     /// Waits for the first callback that `fits`.
     pub async fn wait_for_one(&self, fits: impl Fn(&Arrival) -> bool) -> anyhow::Result<Arrival> {
-        let arrivals = self.wait_for(crate::PATIENCE, |arrivals| arrivals.iter().any(&fits)).await?;
-        arrivals.into_iter().find(fits).context("an arrival went away")
+        self.wait_until(crate::PATIENCE, |arrivals| arrivals.iter().find(|arrival| fits(arrival)).cloned()).await
     }
 }
 

@@ -92,13 +92,13 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     tasks.spawn("retake", wiring::retake(local, endings, Arc::from(hold), tasks.clone()));
     ready(&args, address, boot, &chatd, store.backend())?;
 
-    tokio::select! {
-        signal = estafet_runtime::tasks::termination() => signal.context("signals")?,
-        () = tasks.shutdown().cancelled() => tracing::error!("stopping after a failure"),
-    }
+    let result = tokio::select! {
+        signal = estafet_runtime::tasks::termination() => signal.context("signals"),
+        () = tasks.shutdown().cancelled() => Err(anyhow::anyhow!("stopped after a failure, see the log")),
+    };
     stop(&node, &tasks).await;
     drop(dir);
-    Ok(())
+    result
 }
 
 /// What can be checked before anything starts; all problems at once.

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
-use estafet_model::{MessageId, Seq, Slot, WaId};
+use estafet_model::{MessageId, Seq, Slot, Status, WaId};
 use estafet_store::{MessageRow, NewInbound, SessionRow, SharedStore, StatusRow};
 use estafet_upstream::{
     Delivery, Item,
@@ -107,10 +107,11 @@ impl Shard {
         for Delivery { item, .. } in deliveries {
             match item {
                 Item::Receipt { recipient, slot, seq, id_key, status, at_ms, error_code } => {
-                    let Some(statuses) = self.receipts.advance((slot, seq), status) else { continue };
-                    self.metrics.receipts.add(1, &[]);
-                    self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
-                    self.status_event(slot, &MessageId::outgoing(recipient, id_key), status, at_ms, error_code);
+                    let id = MessageId::outgoing(recipient, id_key);
+                    // A receipt proves that the message was taken. The verdict may have been lost with a
+                    // connection; `sent` is told before what follows from it.
+                    self.reached((slot, seq), &id, Status::Sent, at_ms, None);
+                    self.reached((slot, seq), &id, status, at_ms, error_code);
                 }
                 Item::Inbound { sender, message_id, at_ms, profile_name, sealed, identity_key } => {
                     if facts.known_inbound.insert(message_id.clone()) {
@@ -129,6 +130,15 @@ impl Shard {
             }
         }
         self.pending.effects.push(Effect::Acknowledge(ids));
+    }
+
+    /// Records a status of a message and tells it, if it is news.
+    pub(super) fn reached(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) {
+        let Some(statuses) = self.receipts.advance(at, status) else { return };
+        let (slot, seq) = at;
+        self.metrics.receipts.add(1, &[]);
+        self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
+        self.status_event(slot, id, status, at_ms, error_code);
     }
 
     /// The plaintext; empty when it cannot be had, which the business sees as an unknown message.

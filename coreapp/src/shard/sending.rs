@@ -7,7 +7,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use estafet_model::{Code, MessageId, Slot, Status, WaId};
-use estafet_store::{MessageRow, SessionRow, StatusRow};
+use estafet_store::{MessageRow, SessionRow};
 use estafet_upstream::{
     Command, ConnectError, Envelope, Event, Link, Login, Verdict,
     e2e::{KeyBundle, Ratchet},
@@ -220,11 +220,7 @@ impl Shard {
         let status = if error_code.is_some() { Status::Failed } else { Status::Sent };
         self.metrics.sent.add(u64::from(status == Status::Sent), &[]);
         let id = MessageId::outgoing(message.recipient, message.id_key);
-        let statuses = self.receipts.advance((slot, seq), status);
-        if let Some(statuses) = statuses {
-            self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
-            self.status_event(slot, &id, status, at_ms, error_code);
-        }
+        self.reached((slot, seq), &id, status, at_ms, error_code);
         if let Some(cursor) = self.outbox.take_cursor(slot) {
             self.pending.cursor(slot, cursor);
         }

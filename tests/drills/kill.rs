@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use estafet_harness::{
     Ledger, PATIENCE, Postgres, Sandbox, Sink,
     client::{Api, Inbox, until},
@@ -68,14 +68,18 @@ async fn survives_kills(options: sandbox::Options) -> anyhow::Result<()> {
 }
 
 async fn kill_often(sandbox: &mut Sandbox, traffic: &Traffic) -> anyhow::Result<()> {
-    for _ in 0..KILLS {
-        traffic.answers(ANSWERS_PER_LIFE).await;
+    for life in 1..=KILLS {
+        load_it(sandbox, traffic, life).await?;
         sandbox.kill();
         sandbox.restart().await?;
         traffic.is_up();
     }
-    traffic.answers(ANSWERS_PER_LIFE).await;
-    Ok(())
+    load_it(sandbox, traffic, KILLS + 1).await
+}
+
+async fn load_it(sandbox: &Sandbox, traffic: &Traffic, life: usize) -> anyhow::Result<()> {
+    let answered = traffic.answers(ANSWERS_PER_LIFE).await;
+    answered.with_context(|| format!("in life {life}; end of the log:\n{}", sandbox.end_of_log()))
 }
 
 async fn check(ledger: &Ledger, written: &[String], phones: &[String], admin: &Api, sink: &Sink) -> anyhow::Result<()> {

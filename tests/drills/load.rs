@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_harness::{Api, Ledger, client::text_message};
+use estafet_harness::{Api, Ledger, PATIENCE, client::text_message};
 use reqwest::Method;
 use tokio::{sync::watch, time::timeout};
 
@@ -35,12 +35,15 @@ impl Traffic {
         }
     }
 
-    /// Waits until `count` more messages were answered.
-    pub(crate) async fn answers(&self, count: usize) {
+    /// Waits until `count` more messages were answered; fails if they are not, because the server ended by itself or hangs.
+    pub(crate) async fn answers(&self, count: usize) -> anyhow::Result<()> {
         let mut answered = self.answered.subscribe();
         let goal = *answered.borrow() + count;
-        // The sender lives in `self`.
-        let _ = answered.wait_for(|answered| *answered >= goal).await;
+        // The sender lives in `self`, so only the deadline can end the waiting.
+        let waited = timeout(PATIENCE, answered.wait_for(|answered| *answered >= goal)).await;
+        let answered = *self.answered.borrow();
+        anyhow::ensure!(waited.is_ok(), "{} of {count} messages were answered in {PATIENCE:?}", count + answered - goal);
+        Ok(())
     }
 
     /// Tells the senders that the server is up again.

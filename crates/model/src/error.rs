@@ -95,6 +95,72 @@ codes! {
     IdentityChanged = 1028, "A user_identity_changed system notification requires acknowledgement", 400;
     /// Policy.
     SenderLocked = 1031, "Sender account has been locked", 403;
+    /// Another number of parameters than the template has.
+    TemplateParameterCount = 2000, "Template Param Count Mismatch", 400;
+    /// No such template, or not an approved one, in the language.
+    TemplateMissing = 2001, "Template Missing", 404;
+    /// The templates could not be fetched.
+    TemplateFetchFailed = 2002, "Template Fetch Failed", 500;
+    /// No templates in the language.
+    TemplatePackMissing = 2003, "Template Pack Missing", 404;
+    /// A parameter is too long.
+    TemplateParameterLength = 2004, "Template Param Length Too Long", 400;
+    /// A text is too long once the parameters are in it.
+    TemplateTextLength = 2005, "Template Hydrated Text Too Long", 400;
+    /// Line breaks, tabs or long runs of spaces in a parameter.
+    TemplateWhiteSpace = 2006, "Template White Space Policy Violated", 400;
+    /// Characters a parameter must not have.
+    TemplateCharacters = 2007, "Template Format Character Policy Violated", 400;
+    /// A header cannot show this kind of media.
+    TemplateMediaFormat = 2008, "Template Media Format Unsupported", 400;
+    /// The template needs a component that is not there.
+    TemplateComponentMissing = 2009, "Template Required Component Missing", 400;
+    /// A button's URL is none once its parameter is in it.
+    TemplateUrl = 2010, "Template Invalid Hydrated URL", 400;
+    /// A button's phone number is none.
+    TemplatePhoneNumber = 2011, "Template Invalid Phone Number", 400;
+    /// A parameter of another type than the template asks for.
+    TemplateParameterFormat = 2012, "Template Parameter Format Mismatch", 400;
+    /// Buttons where the template has none, or of an unknown type.
+    TemplateButtons = 2013, "Template Buttons Unsupported", 400;
+    /// No namespace.
+    TemplateNamespaceEmpty = 2014, "Expected Namespace is Empty", 400;
+    /// Not 1 to 10 sections.
+    SectionCount = 2015, "Invalid number of sections", 400;
+    /// A section without rows, or more than 10 rows in all.
+    RowCount = 2016, "Invalid number of rows", 400;
+    /// Emoji or markup where plain text belongs.
+    CharacterPolicy = 2017, "Character Policy Violated", 400;
+    /// No products, or more than 30.
+    ProductCount = 2023, "Invalid number of product", 400;
+    /// The catalog does not exist.
+    CatalogNotFound = 2024, "Catalog ID not found", 400;
+    /// The catalog belongs to another number.
+    CatalogNotLinked = 2025, "Catalog ID not linked to API number", 400;
+    /// Products are missing from the catalog.
+    ProductsMissing = 2026, "Missing products", 400;
+    /// None of the products exists.
+    NoProducts = 2027, "No products found", 400;
+    /// No product of the list is compliant.
+    AllProductsNonCompliant = 2028, "List all products failed compliance", 400;
+    /// Some products of the list are not compliant.
+    SomeProductsNonCompliant = 2029, "List some products failed compliance", 400;
+    /// Products are missing or not compliant.
+    ProductsMixed = 2030, "List mixed products invalid and failed compliance", 400;
+    /// The header of an interactive message is malformed, or there may be none.
+    InvalidHeader = 2036, "Invalid Header Structure", 400;
+    /// Compliance information is missing.
+    ComplianceInfoMissing = 2050, "Missing Compliance Info", 400;
+    /// The template was rejected.
+    TemplateRejected = 2060, "Template Rejected", 400;
+    /// The template is paused for its quality.
+    TemplatePaused = 2061, "Template Paused", 400;
+    /// The template is disabled for its quality.
+    TemplateDisabled = 2062, "Template Disabled", 400;
+    /// The flow is blocked.
+    FlowBlocked = 2068, "Flow is blocked", 400;
+    /// The flow is throttled.
+    FlowThrottled = 2069, "Flow is throttled", 400;
 }
 
 impl Code {

@@ -30,6 +30,7 @@ pub(super) struct Committed {
     result: Result<estafet_store::Committed, Error>,
     /// An earlier try got no answer, so rows of this very batch may count as duplicates.
     retried: bool,
+    started: Instant,
 }
 
 /// How long one call tries before the shard is told that the database is lost.
@@ -51,21 +52,23 @@ impl Shard {
     fn commit(&mut self, pending: Pending<Answered>, retried: bool) {
         self.committing = true;
         let (store, fence) = (self.context.store.clone(), self.fence);
+        let started = Instant::now();
         self.jobs.push(Box::pin(async move {
             let (result, retried) = commit_patiently(&store, &fence, &pending.batch, retried).await;
-            Done::Committed(Box::new(Committed { pending, result, retried }))
+            Done::Committed(Box::new(Committed { pending, result, retried, started }))
         }));
     }
 
     /// Acts on the end of a commit. A commit without an answer is tried again for as long as it takes:
     /// it may have taken place, so nothing about it can be told to anybody.
     pub(super) fn committed(&mut self, committed: Committed) {
-        let Committed { pending, result, retried } = committed;
+        let Committed { pending, result, retried, started } = committed;
         self.committing = false;
         match result {
             Ok(stored) => {
                 self.database_lost_since = None;
                 self.metrics.commits.add(1, &[]);
+                self.metrics.commit_seconds.record(started.elapsed().as_secs_f64(), &[]);
                 self.metrics.rows.add(pending.batch.rows() as u64, &[]);
                 self.metrics.accepted.add((pending.batch.messages.len() - stored.duplicate_messages.len()) as u64, &[]);
                 self.perform(pending.effects, &stored.duplicate_messages, retried);

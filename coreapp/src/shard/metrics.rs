@@ -1,11 +1,15 @@
 //! What a shard counts. No phone numbers, no ids in labels.
 
-use opentelemetry::{KeyValue, metrics::Counter};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram},
+};
 
 use crate::callbacks::Failure;
 
 pub(super) struct Metrics {
     pub(super) commits: Counter<u64>,
+    pub(super) commit_seconds: Histogram<f64>,
     pub(super) rows: Counter<u64>,
     pub(super) accepted: Counter<u64>,
     pub(super) sent: Counter<u64>,
@@ -24,6 +28,11 @@ impl Metrics {
             |name: &'static str, description: &'static str| meter.u64_counter(name).with_description(description).build();
         Self {
             commits: counter("store_commits", "Transactions committed by shard owners"),
+            commit_seconds: meter
+                .f64_histogram("store_commit_duration_seconds")
+                .with_description("From the start of a transaction to its durable end")
+                .with_boundaries(vec![0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.25, 1.0, 4.0])
+                .build(),
             rows: counter("store_commit_rows", "Rows written by these transactions"),
             accepted: counter("messages_accepted", "Messages stored durably"),
             sent: counter("messages_sent", "Messages the upstream took"),

@@ -84,7 +84,7 @@ pub(crate) async fn a_number_is_held_once(store: SharedStore) {
     let held = store.hold(number(), &holder("first")).await.unwrap();
     assert!(held.is_held());
     match store.hold(number(), &holder("second")).await {
-        Err(Error::Held { holder, .. }) => assert_eq!(holder, "first (process 42 on box)"),
+        Err(Error::Held { holder, .. }) => assert_eq!(holder.unwrap().to_string(), "first (process 42 on box)"),
         Err(other) => panic!("refused for another reason: {other}"),
         Ok(_) => panic!("held twice"),
     }

@@ -86,6 +86,12 @@ pub(crate) struct SandboxArgs {
     /// Days an undeliverable callback is kept before it becomes a dead letter.
     #[arg(long, env = "ESTAFET_SANDBOX_CALLBACK_MAX_AGE_DAYS", default_value_t = 7)]
     pub(crate) callback_max_age_days: u32,
+    /// POST /v1/messages in a second, with bursts of three times as many; past it 429. The original had 50.
+    #[arg(long, env = "ESTAFET_SANDBOX_MESSAGES_PER_SECOND")]
+    pub(crate) messages_per_second: Option<u32>,
+    /// Accepted messages a shard may hold that the network has not taken; past it 503.
+    #[arg(long, env = "ESTAFET_SANDBOX_MAX_OUTBOX", default_value_t = 1_000_000)]
+    pub(crate) max_outbox: u64,
     /// Use a network that runs elsewhere (host:port, may be repeated for fallback) instead of one in this process.
     #[arg(long, env = "ESTAFET_SANDBOX_NETWORK", value_delimiter = ',')]
     pub(crate) network: Vec<String>,

@@ -14,6 +14,8 @@ pub struct Config {
     pub group_commit_rows: usize,
     /// Connect to the upstream; without it messages are accepted and kept (`bench accept`).
     pub connect_upstream: bool,
+    /// Accepted messages a shard may hold that the upstream has not taken; past it 503/1016.
+    pub max_outbox: u64,
     /// Milliseconds a receiver may take to answer a callback.
     pub callback_timeout_ms: u64,
     /// Seconds after which an undeliverable callback becomes a dead letter.
@@ -30,6 +32,7 @@ impl Default for Config {
             node: "coreapp-0".to_owned(),
             group_commit_rows: 256,
             connect_upstream: true,
+            max_outbox: 1_000_000,
             callback_timeout_ms: 10_000,
             callback_max_age_s: 7 * 24 * 3600,
             strict_global_order: false,

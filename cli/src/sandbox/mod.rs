@@ -161,6 +161,7 @@ fn coreapp_config(args: &SandboxArgs) -> estafet_coreapp::Config {
         node: NODE.to_owned(),
         group_commit_rows: if args.naive { 1 } else { defaults.group_commit_rows },
         connect_upstream: !args.hold_upstream,
+        max_outbox: args.max_outbox,
         strict_global_order: args.strict_global_order,
         callback_max_age_s: u64::from(args.callback_max_age_days) * 24 * 3600,
         ..defaults
@@ -183,7 +184,16 @@ fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
         initial_admin_password: args.admin_password.clone(),
         initial_webhook_url: args.webhook_url.clone(),
         naive: args.naive,
+        limits: limits(args),
         ..estafet_webapp::Config::default()
+    }
+}
+
+fn limits(args: &SandboxArgs) -> estafet_webapp::Limits {
+    let defaults = estafet_webapp::Limits::default();
+    match args.messages_per_second {
+        Some(rate) => estafet_webapp::Limits { messages_per_second: rate, messages_burst: rate.saturating_mul(3), ..defaults },
+        None => defaults,
     }
 }
 

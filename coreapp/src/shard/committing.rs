@@ -92,11 +92,8 @@ impl Shard {
             match effect {
                 Effect::Answer(Answered { reply, answer }) => reply.send(answer),
                 Effect::Enqueue(_, message) if retried => self.outbox.stored_unseen(message.slot),
-                Effect::Enqueue(index, message) => {
-                    if !duplicates.contains(&index) {
-                        self.outbox.accepted(message);
-                    }
-                }
+                Effect::Enqueue(index, _) if duplicates.contains(&index) => self.unsettled = self.unsettled.saturating_sub(1),
+                Effect::Enqueue(_, message) => self.outbox.accepted(message),
                 Effect::Send(generation, envelopes) => {
                     if generation == self.generation {
                         self.outgoing.push_back(Command::Send(envelopes));

@@ -125,6 +125,8 @@ pub(crate) struct Shard {
     forgotten_sessions: HashSet<WaId>,
     pending: Pending<Answered>,
     committing: bool,
+    /// Messages accepted in this epoch that the upstream has not taken.
+    unsettled: u64,
     /// When the database stopped answering; while set, new messages are refused.
     database_lost_since: Option<Instant>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -165,6 +167,7 @@ impl Shard {
             forgotten_sessions: HashSet::new(),
             pending: Pending::default(),
             committing: false,
+            unsettled: 0,
             database_lost_since: None,
             jobs: FuturesUnordered::new(),
             upline: if context.config.connect_upstream { Upline::Connecting } else { Upline::Off },

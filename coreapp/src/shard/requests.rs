@@ -18,7 +18,11 @@ impl Shard {
         if self.database_lost_since.is_some() {
             return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
         }
+        if self.unsettled >= self.context.config.max_outbox {
+            return reply.send(refused(&ApiError::new(Code::Overloaded, "The job queue is full")));
+        }
         let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
+        self.unsettled += 1;
         let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms(), body };
         self.pending.accept(message, Answered { reply, answer: done() });
     }

@@ -217,6 +217,7 @@ impl Shard {
     fn verdict(&mut self, verdict: Verdict) {
         let Verdict { slot, seq, error_code, at_ms, .. } = verdict;
         let Some(message) = self.outbox.settled(slot, seq) else { return };
+        self.unsettled = self.unsettled.saturating_sub(1);
         let status = if error_code.is_some() { Status::Failed } else { Status::Sent };
         self.metrics.sent.add(u64::from(status == Status::Sent), &[]);
         let id = MessageId::outgoing(message.recipient, message.id_key);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use anyhow::{Context as _, bail};
 use estafet_harness::{
     Api, Sandbox, Sink,
-    client::until,
+    client::{text_message, until},
     sandbox::{ADMIN_PASSWORD, API_KEY, Options},
     vectors::{Names, RequestVector},
 };
@@ -29,6 +29,8 @@ enum Flavour {
     ContactModeAlwaysValid,
     LegacyContactCheck,
     TokensExpireSoon,
+    RateBucketMessagesEmpty,
+    JobQueueFull,
 }
 
 impl Flavour {
@@ -42,6 +44,8 @@ impl Flavour {
             () if has("contact_mode_live") => Self::ContactModeLive,
             () if has("contact_mode_always_valid") => Self::ContactModeAlwaysValid,
             () if has("legacy_contact_check") => Self::LegacyContactCheck,
+            () if has("rate_bucket_messages_empty") => Self::RateBucketMessagesEmpty,
+            () if has("job_queue_full") => Self::JobQueueFull,
             () => Self::Registered,
         }
     }
@@ -56,6 +60,8 @@ impl Flavour {
             Self::ContactModeAlwaysValid => options.flag("--contact-mode", "always_valid"),
             Self::LegacyContactCheck => options.switch("--legacy-contact-check"),
             Self::TokensExpireSoon => options.flag("--token-lifetime", "1"),
+            Self::RateBucketMessagesEmpty => options.flag("--messages-per-second", "1"),
+            Self::JobQueueFull => options.flag("--max-outbox", "0"),
         }
     }
 
@@ -187,6 +193,14 @@ async fn bring_about(state: &str, stage: &Stage, account: &Api, user: &str, name
     }
     match state {
         "registered" | "webhook_set" | "contact_mode_live" | "contact_mode_always_valid" | "legacy_contact_check" => {}
+        "job_queue_full" => {}
+        "rate_bucket_messages_empty" => {
+            let emptied = async || {
+                let answer = account.call(Method::POST, "/v1/messages", Some(&text_message(PHONES[0].0, "one more"))).await?;
+                Ok(answer.status == 429)
+            };
+            until("the bucket is empty", emptied).await?;
+        }
         "user_has_two_tokens" => {
             let second = stage.anonymous.login(user, USER_PASSWORD).await?;
             names.set("user_token_2", second.token().context("no token")?);

@@ -1,4 +1,7 @@
-//! What holds when processes die (reliability: R3-R6, F14, F16), against real processes and real databases.
+//! What holds when processes die and databases fail (reliability: R3-R6, R14, F14, F16, F47), against real
+//! processes and real databases.
 
+mod database;
 mod kill;
 mod load;
+mod verdict;

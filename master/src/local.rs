@@ -72,7 +72,8 @@ impl<N: LocalNode> Local<N> {
 
     /// Claims and starts every shard of the number.
     pub async fn place(&self, number: WaId, count: ShardCount) -> Result<(), Error> {
-        let problem = Problem { nodes: vec![self.name.clone()], numbers: BTreeMap::from([(number, count)]) };
+        let problem =
+            Problem { nodes: vec![self.name.clone()], numbers: BTreeMap::from([(number, count)]), ..Problem::default() };
         for (key, _) in solve(&problem, &Plan::new()) {
             self.take(key, Epoch::default()).await?;
         }

@@ -1,11 +1,11 @@
 //! The protocol buffers of Estafet, compiled at build time by `build.rs`.
 //!
-//! [`v1`] is the data path between webapp and coreapp; [`chat`] is the wire of the
+//! [`v1`] is the data path between webapp and coreapp, and coordination; [`chat`] is the wire of the
 //! chatd network. Nothing is decided here. `vectors/slots.json` holds the test vectors
 //! of the slot function, which is protocol: chatd and coreapp must agree on it.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
-/// Webapp to coreapp (`estafet/v1/data.proto`).
+/// Webapp to coreapp (`estafet/v1/data.proto`), and both to the masters (`estafet/v1/cluster.proto`).
 pub mod v1 {
     tonic::include_proto!("estafet.v1");
 }

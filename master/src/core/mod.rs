@@ -1,3 +1,25 @@
-//! The decisions of the master, without I/O or clock.
+//! The decisions of the master, without I/O, clock or randomness.
+//!
+//! [`Core::step`] takes one fact ([`Event`]) and the time, and says what is to be done ([`Effect`]). A
+//! follower knows the nodes and the map but has nothing it could assign with: that lives in
+//! [`state::Term`], which only a leader has.
+//!
+//! * [`membership`]: which nodes are alive. [`placement`]: who should own what.
+//! * [`state`]: what is known. [`step`]: from fact to orders. [`handoff`]: planned moves.
 
+pub mod effect;
+pub mod event;
+pub mod handoff;
+pub mod membership;
 pub mod placement;
+pub mod state;
+pub mod step;
+#[cfg(test)]
+mod tests;
+
+pub use effect::{Effect, MapEntry};
+pub use event::{Ending, Event, Holding, Record, Redial, Report};
+pub use state::Core;
+
+/// Monotonic time since a moment that stays the same while the process runs.
+pub type Moment = std::time::Duration;

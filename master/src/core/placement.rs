@@ -4,7 +4,7 @@
 //! of a number's shards if that can be had without moving what has a living owner; a shard whose owner
 //! lives stays (failover moves only orphans); solving twice moves nothing; all masters solve alike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use estafet_model::{Shard, ShardCount, WaId};
 
@@ -17,8 +17,10 @@ pub type ShardKey = (WaId, ShardCount, Shard);
 /// What is to be placed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problem {
-    /// Nodes that live.
+    /// Nodes that may be given shards.
     pub nodes: Vec<NodeName>,
+    /// Nodes that keep what they have and get nothing new (unless they are also in `nodes`).
+    pub keepers: Vec<NodeName>,
     /// Shard count of each number.
     pub numbers: BTreeMap<WaId, ShardCount>,
 }
@@ -29,14 +31,15 @@ pub type Plan = BTreeMap<ShardKey, NodeName>;
 /// Places every shard, keeping what `previous` says where its owner lives.
 pub fn solve(problem: &Problem, previous: &Plan) -> Plan {
     let mut load: BTreeMap<&NodeName, usize> = problem.nodes.iter().map(|node| (node, 0)).collect();
+    let keepers: BTreeSet<&NodeName> = problem.keepers.iter().collect();
     let keys: Vec<ShardKey> =
         problem.numbers.iter().flat_map(|(number, count)| count.shards().map(|shard| (*number, *count, shard))).collect();
     let mut plan = Plan::new();
     for key in &keys {
-        if let Some(owner) = previous.get(key)
-            && let Some(load) = load.get_mut(owner)
-        {
-            *load += 1;
+        let Some(owner) = previous.get(key) else { continue };
+        let load = load.get_mut(owner);
+        if load.is_some() || keepers.contains(owner) {
+            load.into_iter().for_each(|load| *load += 1);
             plan.insert(*key, owner.clone());
         }
     }
@@ -52,6 +55,20 @@ pub fn solve(problem: &Problem, previous: &Plan) -> Plan {
     plan
 }
 
+/// The move that makes a complete plan more even, if there is one: a shard of the most loaded node goes to
+/// the least loaded. Made one at a time, since each move costs its shard a handoff.
+pub fn balance(problem: &Problem, plan: &Plan) -> Option<(ShardKey, NodeName)> {
+    let mut load: BTreeMap<&NodeName, Vec<ShardKey>> = problem.nodes.iter().map(|node| (node, Vec::new())).collect();
+    for (key, node) in plan {
+        if let Some(keys) = load.get_mut(node) {
+            keys.push(*key);
+        }
+    }
+    let (_, most) = load.iter().max_by_key(|(node, keys)| (keys.len(), std::cmp::Reverse(**node)))?;
+    let (least, fewest) = load.iter().min_by_key(|(node, keys)| (keys.len(), **node))?;
+    (most.len() >= fewest.len() + 2).then(|| (most[0], (*least).clone()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +76,7 @@ mod tests {
     fn problem(nodes: &[&str], counts: &[u32]) -> Problem {
         Problem {
             nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            keepers: Vec::new(),
             numbers: (15_550_000_001..)
                 .zip(counts)
                 .map(|(number, count)| (WaId::from_u64(number).unwrap(), ShardCount::new(*count).unwrap()))
@@ -97,5 +115,27 @@ mod tests {
     #[test]
     fn without_nodes_nothing_is_owned() {
         assert!(solve(&problem(&[], &[4]), &Plan::new()).is_empty());
+    }
+
+    #[test]
+    fn a_keeper_keeps_and_gets_nothing_new() {
+        let before = solve(&problem(&["a", "b"], &[4]), &Plan::new());
+        let mut shaky = problem(&["b"], &[8]);
+        shaky.keepers = vec!["a".to_owned()];
+        assert!(solve(&shaky, &Plan::new()).values().all(|node| node == "b"));
+        shaky.numbers = problem(&[], &[4]).numbers;
+        assert_eq!(solve(&shaky, &before), before);
+    }
+
+    #[test]
+    fn balancing_ends_with_loads_that_differ_by_one_at_most() {
+        let (one, three) = (problem(&["a"], &[8]), problem(&["a", "b", "c"], &[8]));
+        let mut plan = solve(&one, &Plan::new());
+        let mut moves = 0;
+        while let Some((key, node)) = balance(&three, &plan) {
+            plan.insert(key, node);
+            moves += 1;
+        }
+        assert_eq!((moves, loads(&plan).values().copied().max()), (5, Some(3)));
     }
 }

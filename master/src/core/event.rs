@@ -1,0 +1,138 @@
+//! Facts the master hears of.
+
+use estafet_model::{BootId, Epoch};
+
+use super::{
+    Moment,
+    placement::{NodeName, ShardKey},
+};
+
+/// An ownership as its owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The shard.
+    pub key: ShardKey,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// Whether it takes requests; before that it is being started.
+    pub active: bool,
+}
+
+/// An ownership that ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The shard.
+    pub key: ShardKey,
+    /// The epoch that ended.
+    pub epoch: Epoch,
+    /// Highest epoch seen anywhere.
+    pub above: Epoch,
+}
+
+/// A heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Who.
+    pub node: NodeName,
+    /// Which start of its process.
+    pub boot: BootId,
+    /// Where its data service is.
+    pub address: String,
+    /// It wants to end.
+    pub draining: bool,
+    /// What it owns.
+    pub holdings: Vec<Holding>,
+    /// What ended lately.
+    pub endings: Vec<Ending>,
+}
+
+/// A row of the database: who was given a shard last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The shard.
+    pub key: ShardKey,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// To whom.
+    pub node: NodeName,
+    /// To which start of its process.
+    pub boot: BootId,
+}
+
+/// What came of dialling a node whose stream broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redial {
+    /// Somebody listens.
+    Connected,
+    /// The host says that nobody does: the process is gone.
+    Refused,
+    /// No answer.
+    TimedOut,
+}
+
+/// A fact, in the past tense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A node reported.
+    Heard(Report),
+    /// The stream of a node's process ended.
+    StreamBroke {
+        /// The node.
+        node: NodeName,
+        /// Its process.
+        boot: BootId,
+    },
+    /// The node was dialled again.
+    Redialled {
+        /// The node.
+        node: NodeName,
+        /// Its process.
+        boot: BootId,
+        /// With which outcome.
+        outcome: Redial,
+    },
+    /// This process was elected.
+    Elected {
+        /// Create revision of its key: grows with every leader.
+        term: i64,
+        /// When the last renewal of the lease that succeeded was sent.
+        renewed: Moment,
+    },
+    /// The lease was renewed.
+    Renewed {
+        /// When that was asked for.
+        sent: Moment,
+    },
+    /// The lease is lost or given back.
+    Deposed,
+    /// The database said who owns what.
+    OwnersRead {
+        /// For whom it was read.
+        term: i64,
+        /// The rows.
+        records: Vec<Record>,
+    },
+    /// The owners could not be read.
+    OwnersUnread {
+        /// For whom they were to be read.
+        term: i64,
+    },
+    /// The database gave a shard to a node.
+    Claimed {
+        /// For whom it was claimed.
+        term: i64,
+        /// What is in the database now.
+        record: Record,
+    },
+    /// It did not: somebody else was faster, or nothing is known.
+    ClaimFailed {
+        /// For whom it was claimed.
+        term: i64,
+        /// The shard.
+        key: ShardKey,
+        /// Whether what is known of the owners is out of date.
+        stale: bool,
+    },
+    /// Time passed.
+    Ticked,
+}

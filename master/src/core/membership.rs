@@ -1,0 +1,348 @@
+//! Which nodes are alive, from their heartbeats alone.
+//!
+//! 1. Heard within the threshold, stream whole: **alive**.
+//! 2. Stream broken, or silent for half the threshold: **suspect**. It keeps what it has and gets nothing new.
+//! 3. Silent for the threshold: **dead**. The threshold follows the node's own rhythm (mean + 6 sigma of the
+//!    last 100 gaps) between 600 ms and 1.5 s.
+//! 4. Stream broken and the dial refused: **dead** at once; not answered: dead after a grace of 100 ms.
+//! 5. Time in which this process itself did not run is nobody's silence.
+//! 6. A node that lost ownership three times in five minutes is quarantined for ten.
+//!
+//! A wrong verdict costs a reconnect, never a message: that is the epoch's part (**I2**).
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use estafet_model::BootId;
+
+use super::{
+    Moment, Redial, Report,
+    event::Holding,
+    placement::{NodeName, ShardKey},
+};
+
+/// Bounds of the threshold.
+pub const SHORTEST_SILENCE: Duration = Duration::from_millis(600);
+/// No silence is longer.
+pub const LONGEST_SILENCE: Duration = Duration::from_millis(1500);
+/// How long a broken stream may take to come back when the dial is not refused.
+pub const GRACE: Duration = Duration::from_millis(100);
+/// Gaps remembered.
+const GAPS: usize = 100;
+/// Losses after which a node is quarantined, the time they happen in, and the quarantine's length.
+const LOSSES: usize = 3;
+const LOSSES_WITHIN: Duration = Duration::from_secs(5 * 60);
+const QUARANTINE: Duration = Duration::from_secs(10 * 60);
+/// Former processes of a node whose late words are not listened to.
+const FORMER: usize = 8;
+
+/// What is thought of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It reports.
+    Alive,
+    /// Perhaps not.
+    Suspect,
+    /// It lost what it had.
+    Dead,
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its process.
+    pub boot: BootId,
+    /// Where its data service is.
+    pub address: String,
+    /// It wants to end.
+    pub draining: bool,
+    /// The verdict.
+    pub health: Health,
+    /// What it says it owns.
+    pub holdings: BTreeMap<ShardKey, Holding>,
+    former: VecDeque<BootId>,
+    heard_at: Moment,
+    broken_at: Option<Moment>,
+    gaps: VecDeque<Duration>,
+    losses: VecDeque<Moment>,
+    quarantined_until: Moment,
+}
+
+impl Member {
+    fn new(now: Moment, report: &Report) -> Self {
+        Self {
+            boot: report.boot,
+            address: report.address.clone(),
+            draining: report.draining,
+            health: Health::Alive,
+            holdings: BTreeMap::new(),
+            former: VecDeque::new(),
+            heard_at: now,
+            broken_at: None,
+            gaps: VecDeque::new(),
+            losses: VecDeque::new(),
+            quarantined_until: Moment::ZERO,
+        }
+    }
+
+    /// How long this node may be silent.
+    pub fn threshold(&self) -> Duration {
+        let count = self.gaps.len().max(1) as f64;
+        let mean = self.gaps.iter().map(Duration::as_secs_f64).sum::<f64>() / count;
+        let variance = self.gaps.iter().map(|gap| (gap.as_secs_f64() - mean).powi(2)).sum::<f64>() / count;
+        let adaptive = Duration::from_secs_f64((mean + 6.0 * variance.sqrt()).min(LONGEST_SILENCE.as_secs_f64()));
+        adaptive.clamp(SHORTEST_SILENCE, LONGEST_SILENCE)
+    }
+
+    /// Whether it may be given shards, quarantine aside.
+    fn is_fit(&self) -> bool {
+        self.health == Health::Alive && !self.draining
+    }
+
+    fn verdict(&self, now: Moment) -> Health {
+        let silence = now.saturating_sub(self.heard_at);
+        let threshold = self.threshold();
+        if self.health == Health::Dead || silence >= threshold {
+            Health::Dead
+        } else if self.broken_at.is_some() || silence >= threshold / 2 {
+            Health::Suspect
+        } else {
+            Health::Alive
+        }
+    }
+
+    fn die(&mut self, now: Moment) {
+        if self.health == Health::Dead {
+            return;
+        }
+        self.health = Health::Dead;
+        if self.holdings.is_empty() {
+            return;
+        }
+        self.losses.retain(|at| now.saturating_sub(*at) < LOSSES_WITHIN);
+        self.losses.push_back(now);
+        if self.losses.len() >= LOSSES {
+            self.losses.clear();
+            self.quarantined_until = now + QUARANTINE;
+        }
+    }
+}
+
+/// All nodes that were ever heard.
+#[derive(Clone, Debug, Default)]
+pub struct Membership {
+    members: BTreeMap<NodeName, Member>,
+    /// When a node last came, left or died.
+    changed_at: Moment,
+}
+
+impl Membership {
+    /// A node reported. Says whether it counts: a process that has a successor does not.
+    pub fn heard(&mut self, now: Moment, report: &Report) -> bool {
+        let member = self.members.entry(report.node.clone()).or_insert_with(|| {
+            self.changed_at = now;
+            Member::new(now, report)
+        });
+        if member.former.contains(&report.boot) {
+            return false;
+        }
+        if member.boot != report.boot {
+            member.die(now);
+            member.former.push_back(member.boot);
+            if member.former.len() > FORMER {
+                member.former.pop_front();
+            }
+            member.boot = report.boot;
+            member.gaps.clear();
+            member.heard_at = now;
+        } else if now > member.heard_at && member.health != Health::Dead {
+            if member.gaps.len() == GAPS {
+                member.gaps.pop_front();
+            }
+            member.gaps.push_back(now - member.heard_at);
+        }
+        if member.health == Health::Dead || member.draining != report.draining {
+            self.changed_at = now;
+        }
+        member.address.clone_from(&report.address);
+        member.draining = report.draining;
+        member.holdings = report.holdings.iter().map(|holding| (holding.key, *holding)).collect();
+        (member.health, member.heard_at, member.broken_at) = (Health::Alive, now, None);
+        true
+    }
+
+    /// A node's stream broke; its address, if it is to be dialled.
+    pub fn broke(&mut self, now: Moment, node: &NodeName, boot: BootId) -> Option<String> {
+        let member = self.members.get_mut(node).filter(|member| member.boot == boot && member.health != Health::Dead)?;
+        member.broken_at.get_or_insert(now);
+        member.health = Health::Suspect;
+        Some(member.address.clone())
+    }
+
+    /// A node was dialled after its stream broke.
+    pub fn redialled(&mut self, now: Moment, node: &NodeName, boot: BootId, outcome: Redial) {
+        let Some(member) = self.members.get_mut(node).filter(|member| member.boot == boot) else { return };
+        // Reported meanwhile: it is back.
+        let Some(broken_at) = member.broken_at else { return };
+        let gone = match outcome {
+            Redial::Refused => true,
+            Redial::TimedOut => now.saturating_sub(broken_at) >= GRACE,
+            Redial::Connected => false,
+        };
+        if gone {
+            member.die(now);
+            self.changed_at = now;
+        }
+    }
+
+    /// Time passed, `stall` of it without this process running.
+    pub fn passed(&mut self, now: Moment, stall: Duration) {
+        for member in self.members.values_mut() {
+            member.heard_at = (member.heard_at + stall).min(now);
+            match member.verdict(now) {
+                Health::Dead if member.health != Health::Dead => {
+                    member.die(now);
+                    self.changed_at = now;
+                }
+                verdict => member.health = verdict,
+            }
+        }
+    }
+
+    /// A node by name.
+    pub fn get(&self, node: &NodeName) -> Option<&Member> {
+        self.members.get(node)
+    }
+
+    /// All nodes.
+    pub fn iter(&self) -> impl Iterator<Item = (&NodeName, &Member)> {
+        self.members.iter()
+    }
+
+    /// Nodes that may be given shards: those in quarantine only when there is nobody else.
+    pub fn candidates(&self, now: Moment) -> Vec<NodeName> {
+        let fit = || self.members.iter().filter(|(_, member)| member.is_fit());
+        let free: Vec<NodeName> =
+            fit().filter(|(_, member)| now >= member.quarantined_until).map(|(node, _)| node.clone()).collect();
+        if free.is_empty() { fit().map(|(node, _)| node.clone()).collect() } else { free }
+    }
+
+    /// Nodes that keep what they have: all that live and do not want to end.
+    pub fn keepers(&self) -> Vec<NodeName> {
+        let keeps = |member: &Member| member.health != Health::Dead && !member.draining;
+        self.members.iter().filter(|(_, member)| keeps(member)).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// When a node last came, left or died.
+    pub fn changed_at(&self) -> Moment {
+        self.changed_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Moment {
+        Duration::from_millis(ms)
+    }
+
+    fn report(boot: u8) -> Report {
+        let holdings = vec![Holding { key: super::super::tests::key(0, 1), epoch: estafet_model::Epoch::new(1), active: true }];
+        Report {
+            node: "a".to_owned(),
+            boot: BootId([boot; 16]),
+            address: "a:1".to_owned(),
+            draining: false,
+            holdings,
+            endings: Vec::new(),
+        }
+    }
+
+    fn health(membership: &Membership) -> Health {
+        membership.get(&"a".to_owned()).unwrap().health
+    }
+
+    #[test]
+    fn a_steady_node_may_be_silent_for_600_ms_and_an_unsteady_one_for_longer() {
+        let (mut steady, mut unsteady, mut now) = (Membership::default(), Membership::default(), ms(0));
+        for beat in 0..200u64 {
+            now += ms(100);
+            steady.heard(now, &report(1));
+            if beat % 5 != 0 {
+                unsteady.heard(now, &report(1));
+            }
+        }
+        steady.passed(now + ms(299), ms(0));
+        assert_eq!(health(&steady), Health::Alive);
+        steady.passed(now + ms(599), ms(0));
+        assert_eq!(health(&steady), Health::Suspect);
+        steady.passed(now + ms(600), ms(0));
+        assert_eq!(health(&steady), Health::Dead);
+        let mut wild = unsteady.clone();
+        for beat in 0..100u64 {
+            now += ms(if beat % 10 == 0 { 590 } else { 20 });
+            wild.heard(now, &report(1));
+        }
+        let threshold = wild.get(&"a".to_owned()).unwrap().threshold();
+        assert!(threshold > SHORTEST_SILENCE && threshold <= LONGEST_SILENCE, "{threshold:?}");
+    }
+
+    #[test]
+    fn a_refused_dial_is_death_at_once_and_an_unanswered_one_after_the_grace() {
+        let node = "a".to_owned();
+        for (outcome, at, dead) in [
+            (Redial::Refused, 0, true),
+            (Redial::TimedOut, 99, false),
+            (Redial::TimedOut, 100, true),
+            (Redial::Connected, 100, false),
+        ] {
+            let mut membership = Membership::default();
+            membership.heard(ms(0), &report(1));
+            assert_eq!(membership.broke(ms(0), &node, BootId([1; 16])).as_deref(), Some("a:1"));
+            membership.redialled(ms(at), &node, BootId([1; 16]), outcome);
+            assert_eq!(health(&membership) == Health::Dead, dead, "{outcome:?} after {at} ms");
+        }
+        let mut back = Membership::default();
+        back.heard(ms(0), &report(1));
+        back.broke(ms(0), &node, BootId([1; 16]));
+        back.heard(ms(5), &report(1));
+        back.redialled(ms(6), &node, BootId([1; 16]), Redial::Refused);
+        assert_eq!(health(&back), Health::Alive, "it reported after the break");
+    }
+
+    #[test]
+    fn our_own_stall_is_nobodys_silence() {
+        let mut membership = Membership::default();
+        membership.heard(ms(0), &report(1));
+        membership.passed(ms(5000), ms(5000));
+        assert_eq!(health(&membership), Health::Alive);
+        membership.passed(ms(5600), ms(0));
+        assert_eq!(health(&membership), Health::Dead);
+    }
+
+    #[test]
+    fn three_losses_in_five_minutes_are_a_quarantine_unless_there_is_nobody_else() {
+        let mut membership = Membership::default();
+        for boot in 1..=4 {
+            membership.heard(ms(u64::from(boot) * 1000), &report(boot));
+        }
+        assert_eq!(membership.candidates(ms(5000)), ["a"], "nobody else");
+        let mut other = report(1);
+        other.node = "b".to_owned();
+        membership.heard(ms(4000), &other);
+        assert_eq!(membership.candidates(ms(5000)), ["b"]);
+        assert_eq!(membership.candidates(ms(4000) + QUARANTINE), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_process_that_has_a_successor_is_not_listened_to() {
+        let mut membership = Membership::default();
+        assert!(membership.heard(ms(0), &report(1)));
+        assert!(membership.heard(ms(10), &report(2)));
+        assert!(!membership.heard(ms(20), &report(1)));
+        assert_eq!(membership.get(&"a".to_owned()).unwrap().boot, BootId([2; 16]));
+    }
+}

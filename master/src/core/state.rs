@@ -1,0 +1,142 @@
+//! What a master knows.
+//!
+//! Every master knows the nodes and the map, from the reports that each node sends to all of them. Only a
+//! leader has a [`Term`], and only a [`Term`] can assign: a follower has nothing to do it with. When the
+//! process dies nothing is lost: owners are in the database, holdings come with the next reports.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use estafet_model::{BootId, Epoch, ShardCount, WaId};
+
+use super::{
+    MapEntry, Moment, Record,
+    membership::Membership,
+    placement::{NodeName, ShardKey},
+};
+
+/// The state machine of a master.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) numbers: BTreeMap<WaId, ShardCount>,
+    /// When the first event came.
+    pub(super) began: Option<Moment>,
+    pub(super) last_step: Moment,
+    pub(super) membership: Membership,
+    pub(super) leadership: Leadership,
+    /// Newest ownership of each shard that some node reported as active.
+    pub(super) map: BTreeMap<ShardKey, MapEntry>,
+}
+
+/// Whether this master leads.
+#[derive(Debug)]
+pub(super) enum Leadership {
+    /// It only listens.
+    Follower,
+    /// It assigns.
+    Leader(Box<Term>),
+}
+
+/// What only a leader may use.
+#[derive(Debug)]
+pub(super) struct Term {
+    /// Create revision of the election key.
+    pub(super) number: i64,
+    /// When the last successful renewal of the lease was sent.
+    pub(super) renewed: Moment,
+    pub(super) began: Moment,
+    /// What the database says; `None` until it was read in this term.
+    pub(super) owners: Option<BTreeMap<ShardKey, Tenure>>,
+    /// Whether the owners are being read, and when that may be tried again.
+    pub(super) reading: bool,
+    pub(super) read_after: Moment,
+    /// A claim found the database ahead of what is known.
+    pub(super) stale: bool,
+    /// Claims under way.
+    pub(super) claims: BTreeMap<ShardKey, NodeName>,
+    /// Shards whose claim failed, and when it may be tried again.
+    pub(super) retry_after: BTreeMap<ShardKey, Moment>,
+    /// Planned moves under way.
+    pub(super) moves: BTreeMap<ShardKey, Move>,
+    /// Moves for balance within the last window.
+    pub(super) balanced: VecDeque<Moment>,
+    /// Outdated holdings that were told to end.
+    pub(super) released: BTreeSet<(NodeName, ShardKey, Epoch)>,
+}
+
+/// An owner row, and what became of it.
+#[derive(Clone, Debug)]
+pub(super) struct Tenure {
+    pub(super) epoch: Epoch,
+    pub(super) node: NodeName,
+    pub(super) boot: BootId,
+    /// When it was learnt of.
+    pub(super) since: Moment,
+    /// The owner said that it ended.
+    pub(super) over: bool,
+    /// The next epoch must be above this one.
+    pub(super) above: Epoch,
+}
+
+/// A planned move.
+#[derive(Clone, Debug)]
+pub(super) struct Move {
+    pub(super) to: NodeName,
+    pub(super) since: Moment,
+}
+
+impl Tenure {
+    pub(super) fn new(record: Record, since: Moment) -> Self {
+        Self { epoch: record.epoch, node: record.node, boot: record.boot, since, over: false, above: Epoch::default() }
+    }
+}
+
+impl Term {
+    pub(super) fn new(number: i64, renewed: Moment, began: Moment) -> Self {
+        Self {
+            number,
+            renewed,
+            began,
+            owners: None,
+            reading: false,
+            read_after: began,
+            stale: false,
+            claims: BTreeMap::new(),
+            retry_after: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            balanced: VecDeque::new(),
+            released: BTreeSet::new(),
+        }
+    }
+}
+
+impl Core {
+    /// A follower that has heard nothing yet and will, when it leads, place these numbers.
+    pub fn new(numbers: BTreeMap<WaId, ShardCount>) -> Self {
+        Self {
+            numbers,
+            began: None,
+            last_step: Moment::ZERO,
+            membership: Membership::default(),
+            leadership: Leadership::Follower,
+            map: BTreeMap::new(),
+        }
+    }
+
+    /// The term it leads in.
+    pub fn term(&self) -> Option<i64> {
+        match &self.leadership {
+            Leadership::Follower => None,
+            Leadership::Leader(term) => Some(term.number),
+        }
+    }
+
+    /// The nodes.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Where every shard is served, as far as heard.
+    pub fn map(&self) -> impl Iterator<Item = &MapEntry> {
+        self.map.values()
+    }
+}

@@ -1,0 +1,285 @@
+//! From a fact to orders.
+//!
+//! 1. What is known is brought up to date; a leader whose lease is in doubt steps down before it acts.
+//! 2. A leader compares what is with what should be ([`super::placement`]) and orders the difference. A shard
+//!    without a living owner is claimed at once; one whose owner lives is handed off ([`super::handoff`]).
+//! 3. The database comes first: a node is told to start a shard only after the epoch is stored.
+//!
+//! An epoch is given out once. A node that did not start it in time gets, or loses the shard to, a new one.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use estafet_model::{Epoch, ShardCount, WaId};
+
+use super::{
+    Core, Effect, Event, MapEntry, Moment, Record, Report,
+    membership::{Health, Membership},
+    placement::{NodeName, Plan, Problem, ShardKey, solve},
+    state::{Leadership, Tenure, Term},
+};
+
+/// How long after sending the last successful renewal a leader still acts; the lease is a second longer.
+pub const STEP_DOWN: Duration = Duration::from_secs(2);
+/// A master that just started waits so long for the owners in the database to report.
+pub const OBSERVATION: Duration = Duration::from_secs(1);
+/// How long a node may take to report a shard it was told to start.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause after a failed claim or reading.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Takeovers under way at one node.
+const TAKEOVERS: usize = 8;
+/// Without any event for this long, this process did not run: the driver ticks far more often.
+const STALL: Duration = Duration::from_millis(200);
+
+/// What every master knows, as a leader uses it.
+pub(super) struct View<'a> {
+    pub(super) now: Moment,
+    pub(super) numbers: &'a BTreeMap<WaId, ShardCount>,
+    pub(super) membership: &'a Membership,
+    /// Whether owners that were never heard may still report.
+    pub(super) observing: bool,
+}
+
+/// How a shard stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nobody owns it who lives.
+    Orphan,
+    /// It was given away and not yet confirmed.
+    Pending,
+    /// Its owner reports it.
+    Held,
+}
+
+impl Core {
+    /// Takes a fact; says what is to be done, in this order.
+    pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let since_last = if self.began.is_some() { now.saturating_sub(self.last_step) } else { Duration::ZERO };
+        let began = *self.began.get_or_insert(now);
+        self.last_step = now;
+        self.membership.passed(now, if since_last > STALL { since_last } else { Duration::ZERO });
+        if let Leadership::Leader(term) = &self.leadership
+            && now.saturating_sub(term.renewed) >= STEP_DOWN
+            && !matches!(event, Event::Renewed { sent } if now.saturating_sub(sent) < STEP_DOWN)
+        {
+            self.leadership = Leadership::Follower;
+            effects.push(Effect::Resign);
+        }
+        self.learn(now, event, &mut effects);
+        if let Leadership::Leader(term) = &mut self.leadership {
+            let observing = now.saturating_sub(began) < OBSERVATION;
+            term.act(&View { now, numbers: &self.numbers, membership: &self.membership, observing }, &mut effects);
+        }
+        effects
+    }
+
+    fn learn(&mut self, now: Moment, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Heard(report) => self.heard(now, &report, effects),
+            Event::StreamBroke { node, boot } => {
+                if let Some(address) = self.membership.broke(now, &node, boot) {
+                    effects.push(Effect::Redial { node, boot, address });
+                }
+            }
+            Event::Redialled { node, boot, outcome } => self.membership.redialled(now, &node, boot, outcome),
+            Event::Elected { term, renewed } => self.leadership = Leadership::Leader(Box::new(Term::new(term, renewed, now))),
+            Event::Renewed { sent } => {
+                if let Leadership::Leader(term) = &mut self.leadership {
+                    term.renewed = term.renewed.max(sent);
+                }
+            }
+            Event::Deposed => self.leadership = Leadership::Follower,
+            Event::OwnersRead { term, records } => self.in_term(term, |term| term.owners_read(now, records)),
+            Event::OwnersUnread { term } => self.in_term(term, |term| {
+                term.reading = false;
+                term.read_after = now + PAUSE;
+            }),
+            Event::Claimed { term, record } => {
+                let lives = self
+                    .membership
+                    .get(&record.node)
+                    .is_some_and(|member| member.boot == record.boot && member.health != Health::Dead);
+                self.in_term(term, |term| effects.extend(term.claimed(now, record, lives)));
+            }
+            Event::ClaimFailed { term, key, stale } => self.in_term(term, |term| {
+                term.claims.remove(&key);
+                term.retry_after.insert(key, now + PAUSE);
+                if stale {
+                    term.stale = true;
+                }
+            }),
+            Event::Ticked => {}
+        }
+    }
+
+    /// Words that were meant for an earlier term are not heard.
+    fn in_term(&mut self, number: i64, then: impl FnOnce(&mut Term)) {
+        if let Leadership::Leader(term) = &mut self.leadership
+            && term.number == number
+        {
+            then(term);
+        }
+    }
+
+    fn heard(&mut self, now: Moment, report: &Report, effects: &mut Vec<Effect>) {
+        if !self.membership.heard(now, report) {
+            return;
+        }
+        let mut news = Vec::new();
+        for holding in report.holdings.iter().filter(|holding| holding.active) {
+            let known = self.map.get(&holding.key);
+            if known.is_none_or(|known| known.epoch < holding.epoch) {
+                let entry = MapEntry { key: holding.key, epoch: holding.epoch, address: report.address.clone() };
+                self.map.insert(holding.key, entry.clone());
+                news.push(entry);
+            }
+        }
+        if !news.is_empty() {
+            effects.push(Effect::Publish(news));
+        }
+        if let Leadership::Leader(term) = &mut self.leadership
+            && let Some(owners) = &mut term.owners
+        {
+            for ending in &report.endings {
+                if let Some(tenure) = owners.get_mut(&ending.key)
+                    && (tenure.epoch, tenure.boot) == (ending.epoch, report.boot)
+                {
+                    tenure.over = true;
+                    tenure.above = tenure.above.max(ending.above);
+                }
+            }
+        }
+    }
+}
+
+impl Term {
+    fn owners_read(&mut self, now: Moment, records: Vec<Record>) {
+        (self.reading, self.stale) = (false, false);
+        let owners = self.owners.get_or_insert_default();
+        for record in records {
+            if owners.get(&record.key).is_none_or(|known| known.epoch < record.epoch) {
+                owners.insert(record.key, Tenure::new(record, now));
+            }
+        }
+    }
+
+    fn claimed(&mut self, now: Moment, record: Record, lives: bool) -> Option<Effect> {
+        self.claims.remove(&record.key);
+        self.moves.remove(&record.key);
+        let owners = self.owners.get_or_insert_default();
+        let above = owners.get(&record.key).map_or(Epoch::default(), |before| before.above);
+        let (key, epoch, node) = (record.key, record.epoch, record.node.clone());
+        let mut tenure = Tenure::new(record, now);
+        tenure.above = above;
+        // Somebody has seen a higher epoch: this one is passed over.
+        tenure.over = epoch <= above;
+        let usable = !tenure.over && lives;
+        owners.insert(key, tenure);
+        usable.then_some(Effect::Acquire { term: self.number, node, key, epoch })
+    }
+
+    fn act(&mut self, view: &View<'_>, effects: &mut Vec<Effect>) {
+        if (self.owners.is_none() || self.stale) && !self.reading && view.now >= self.read_after {
+            self.reading = true;
+            effects.push(Effect::ReadOwners { term: self.number });
+        }
+        if self.owners.is_none() {
+            return;
+        }
+        let standings = self.standings(view);
+        let candidates = view.membership.candidates(view.now);
+        let problem = Problem { nodes: candidates, keepers: view.membership.keepers(), numbers: view.numbers.clone() };
+        let plan = solve(&problem, &self.previous(&problem.nodes, &standings));
+        self.claim_orphans(view, &plan, &standings, effects);
+        self.hand_off(view, &plan, &standings, effects);
+        self.balance(view, &problem, &plan, &standings, effects);
+        self.release_outdated(view, effects);
+    }
+
+    fn standings(&self, view: &View<'_>) -> BTreeMap<ShardKey, Standing> {
+        let keys = view.numbers.iter().flat_map(|(number, count)| count.shards().map(|shard| (*number, *count, shard)));
+        keys.map(|key| (key, self.standing(&key, view))).collect()
+    }
+
+    pub(super) fn tenure(&self, key: &ShardKey) -> Option<&Tenure> {
+        self.owners.as_ref()?.get(key)
+    }
+
+    fn standing(&self, key: &ShardKey, view: &View<'_>) -> Standing {
+        let unheard = if view.observing { Standing::Pending } else { Standing::Orphan };
+        let Some(tenure) = self.tenure(key) else { return unheard };
+        let Some(member) = view.membership.get(&tenure.node) else { return unheard };
+        if tenure.over || member.boot != tenure.boot || member.health == Health::Dead {
+            return Standing::Orphan;
+        }
+        match member.holdings.get(key) {
+            Some(holding) if holding.epoch == tenure.epoch => Standing::Held,
+            _ if view.now.saturating_sub(tenure.since) >= PATIENCE => Standing::Orphan,
+            _ => Standing::Pending,
+        }
+    }
+
+    /// What is the case or under way, as the placement's starting point.
+    fn previous(&self, candidates: &[NodeName], standings: &BTreeMap<ShardKey, Standing>) -> Plan {
+        let owner = |key: &ShardKey, standing: Standing| {
+            if let Some(node) = self.claims.get(key) {
+                return Some(node.clone());
+            }
+            match (self.moves.get(key), standing) {
+                (Some(planned), _) => candidates.contains(&planned.to).then(|| planned.to.clone()),
+                (None, Standing::Orphan) => None,
+                (None, Standing::Pending | Standing::Held) => self.tenure(key).map(|tenure| tenure.node.clone()),
+            }
+        };
+        standings.iter().filter_map(|(key, standing)| Some((*key, owner(key, *standing)?))).collect()
+    }
+
+    fn claim_orphans(
+        &mut self,
+        view: &View<'_>,
+        plan: &Plan,
+        standings: &BTreeMap<ShardKey, Standing>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut under_way: BTreeMap<NodeName, usize> = BTreeMap::new();
+        for node in self.claims.values() {
+            *under_way.entry(node.clone()).or_default() += 1;
+        }
+        for (key, standing) in standings {
+            if let (Standing::Pending, Some(tenure)) = (standing, self.tenure(key)) {
+                *under_way.entry(tenure.node.clone()).or_default() += 1;
+            }
+        }
+        for (key, node) in plan {
+            let due = standings.get(key) == Some(&Standing::Orphan) || self.is_overdue(key, view.now);
+            let paused = self.retry_after.get(key).is_some_and(|after| view.now < *after);
+            // A suspect keeper is planned for what is under way to it, never for something new.
+            let fit = view.membership.get(node).filter(|member| member.health == Health::Alive);
+            let Some(member) = fit.filter(|_| due && !paused && !self.claims.contains_key(key)) else { continue };
+            let room = under_way.entry(node.clone()).or_default();
+            if *room >= TAKEOVERS {
+                continue;
+            }
+            *room += 1;
+            self.retry_after.remove(key);
+            let seen = self.tenure(key).map(|tenure| tenure.epoch);
+            self.claims.insert(*key, node.clone());
+            effects.push(Effect::Claim { term: self.number, key: *key, node: node.clone(), boot: member.boot, seen });
+        }
+    }
+
+    fn release_outdated(&mut self, view: &View<'_>, effects: &mut Vec<Effect>) {
+        let held = |node: &NodeName, key: &ShardKey| view.membership.get(node)?.holdings.get(key).map(|held| held.epoch);
+        self.released.retain(|(node, key, epoch)| held(node, key) == Some(*epoch));
+        for (node, member) in view.membership.iter().filter(|(_, member)| member.health != Health::Dead) {
+            for holding in member.holdings.values() {
+                let outdated = self.tenure(&holding.key).is_some_and(|tenure| holding.epoch < tenure.epoch);
+                if outdated && self.released.insert((node.clone(), holding.key, holding.epoch)) {
+                    let (node, key, epoch) = (node.clone(), holding.key, holding.epoch);
+                    effects.push(Effect::Release { term: self.number, node, key, epoch });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Played nodes and a played database around one master's core.
+//!
+//! Nodes report each 100 ms and at every change; the master ticks each 50 ms; the database answers at once
+//! unless it is down. Whatever the core orders is carried out and written to a log.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use estafet_model::{BootId, Epoch};
+
+use super::super::{
+    Core, Effect, Ending, Event, Holding, Moment, Record, Redial, Report,
+    membership::Health,
+    placement::{NodeName, ShardKey},
+};
+
+const TICK: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Running,
+    Hung,
+    Gone,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub(super) boot: BootId,
+    pub(super) life: Life,
+    pub(super) draining: bool,
+    pub(super) holdings: BTreeMap<ShardKey, Holding>,
+    pub(super) endings: Vec<Ending>,
+}
+
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) now: Moment,
+    pub(super) database: BTreeMap<ShardKey, Record>,
+    pub(super) database_up: bool,
+    pub(super) processes: BTreeMap<NodeName, Process>,
+    pub(super) log: Vec<String>,
+    /// Whether the lease is renewed by itself.
+    pub(super) renews: bool,
+    boots: u8,
+}
+
+impl World {
+    pub(super) fn new(count: u32) -> Self {
+        let (number, count, _) = super::key(0, count);
+        Self {
+            core: Core::new(BTreeMap::from([(number, count)])),
+            now: Moment::ZERO,
+            database: BTreeMap::new(),
+            database_up: true,
+            processes: BTreeMap::new(),
+            log: Vec::new(),
+            renews: true,
+            boots: 0,
+        }
+    }
+
+    pub(super) fn start(&mut self, node: &str) {
+        self.boots = self.boots.wrapping_add(1);
+        let process = Process {
+            boot: BootId([self.boots; 16]),
+            life: Life::Running,
+            draining: false,
+            holdings: BTreeMap::new(),
+            endings: Vec::new(),
+        };
+        self.processes.insert(node.to_owned(), process);
+        self.report(node);
+    }
+
+    pub(super) fn set(&mut self, node: &str, life: Life) {
+        let Some(process) = self.processes.get_mut(node) else { return };
+        process.life = life;
+        let boot = process.boot;
+        match life {
+            Life::Gone => {
+                process.holdings.clear();
+                self.feed(Event::StreamBroke { node: node.to_owned(), boot });
+            }
+            Life::Running => self.report(node),
+            Life::Hung => {}
+        }
+    }
+
+    pub(super) fn drain(&mut self, node: &str) {
+        if let Some(process) = self.processes.get_mut(node) {
+            process.draining = true;
+            self.report(node);
+        }
+    }
+
+    /// The shard ends by itself at its owner; somebody saw `above`.
+    pub(super) fn lose(&mut self, key: ShardKey, above: u32) {
+        let owner = self.processes.iter_mut().find(|(_, process)| process.holdings.contains_key(&key));
+        if let Some((node, process)) = owner
+            && let Some(holding) = process.holdings.remove(&key)
+        {
+            process.endings.push(Ending { key, epoch: holding.epoch, above: Epoch::new(above) });
+            let node = node.clone();
+            self.report(&node);
+        }
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += TICK;
+            if self.now.as_millis().is_multiple_of(100) {
+                let nodes: Vec<NodeName> = self.processes.keys().cloned().collect();
+                nodes.iter().for_each(|node| self.report(node));
+            }
+            if self.renews && self.core.term().is_some() && self.now.as_millis().is_multiple_of(500) {
+                self.feed(Event::Renewed { sent: self.now });
+            }
+            self.feed(Event::Ticked);
+        }
+    }
+
+    fn report(&mut self, node: &str) {
+        let Some(process) = self.processes.get(node).filter(|process| process.life == Life::Running) else { return };
+        let report = Report {
+            node: node.to_owned(),
+            boot: process.boot,
+            address: format!("{node}:1"),
+            draining: process.draining,
+            holdings: process.holdings.values().copied().collect(),
+            endings: process.endings.clone(),
+        };
+        self.feed(Event::Heard(report));
+    }
+
+    /// Gives the core an event, carries out what it orders, and so on until nothing is left.
+    pub(super) fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let effects = self.core.step(self.now, event);
+            self.check();
+            for effect in effects {
+                self.log.push(format!("{:>6} {}", self.now.as_millis(), line(&effect)));
+                events.extend(self.carry_out(effect));
+            }
+        }
+        assert_eq!(self.core.step(self.now, Event::Ticked), [], "a step without news orders nothing");
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::ReadOwners { term } if self.database_up => {
+                Some(Event::OwnersRead { term, records: self.database.values().cloned().collect() })
+            }
+            Effect::ReadOwners { term } => Some(Event::OwnersUnread { term }),
+            Effect::Claim { term, key, node, boot, seen } => {
+                let health = self.core.membership().get(&node).map(|member| member.health);
+                assert_eq!(health, Some(Health::Alive), "only a node that lives is given a shard");
+                Some(self.claim(term, key, node, boot, seen))
+            }
+            Effect::Acquire { node, key, epoch, .. } => {
+                let process = self.processes.get_mut(&node).filter(|process| process.life == Life::Running)?;
+                process.holdings.insert(key, Holding { key, epoch, active: true });
+                self.heard(&node)
+            }
+            Effect::Release { node, key, epoch, .. } => {
+                let process = self.processes.get_mut(&node).filter(|process| process.life == Life::Running)?;
+                process.holdings.get(&key).filter(|holding| holding.epoch == epoch)?;
+                process.holdings.remove(&key);
+                process.endings.push(Ending { key, epoch, above: Epoch::default() });
+                self.heard(&node)
+            }
+            Effect::Redial { node, boot, .. } => {
+                let lives = self.processes.get(&node).is_some_and(|process| process.boot == boot && process.life != Life::Gone);
+                let outcome = if lives { Redial::Connected } else { Redial::Refused };
+                Some(Event::Redialled { node, boot, outcome })
+            }
+            Effect::Publish(_) | Effect::Resign => None,
+        }
+    }
+
+    fn claim(&mut self, term: i64, key: ShardKey, node: NodeName, boot: BootId, seen: Option<Epoch>) -> Event {
+        if !self.database_up {
+            return Event::ClaimFailed { term, key, stale: false };
+        }
+        let stored = self.database.get(&key).map(|record| record.epoch);
+        if stored != seen {
+            return Event::ClaimFailed { term, key, stale: true };
+        }
+        let record = Record { key, epoch: stored.unwrap_or_default().next(), node, boot };
+        self.database.insert(key, record.clone());
+        Event::Claimed { term, record }
+    }
+
+    fn heard(&self, node: &NodeName) -> Option<Event> {
+        let process = self.processes.get(node)?;
+        Some(Event::Heard(Report {
+            node: node.clone(),
+            boot: process.boot,
+            address: format!("{node}:1"),
+            draining: process.draining,
+            holdings: process.holdings.values().copied().collect(),
+            endings: process.endings.clone(),
+        }))
+    }
+
+    /// What holds after every step.
+    fn check(&self) {
+        for (key, record) in &self.database {
+            let current = self
+                .processes
+                .iter()
+                .filter(|(_, process)| process.holdings.get(key).is_some_and(|holding| holding.epoch == record.epoch));
+            let owners: Vec<&NodeName> = current.map(|(node, _)| node).collect();
+            assert!(owners.len() <= 1 && owners.iter().all(|node| **node == record.node), "{key:?}: {owners:?}, I1");
+        }
+        let super::super::state::Leadership::Leader(term) = &self.core.leadership else { return };
+        assert!(term.moves.len() <= 8, "at most eight moves at once");
+        let mut claims: BTreeMap<&NodeName, usize> = BTreeMap::new();
+        term.claims.values().for_each(|node| *claims.entry(node).or_default() += 1);
+        assert!(claims.values().all(|count| *count <= 8), "at most eight takeovers at a node");
+    }
+
+    /// Shards held under the newest epoch, by node.
+    pub(super) fn loads(&self) -> BTreeMap<&str, usize> {
+        let mut loads = BTreeMap::new();
+        for (node, process) in self.processes.iter().filter(|(_, process)| process.life == Life::Running) {
+            let current = process.holdings.values().filter(|held| self.database[&held.key].epoch == held.epoch).count();
+            loads.insert(node.as_str(), current);
+        }
+        loads
+    }
+}
+
+/// An order, in one line.
+fn line(effect: &Effect) -> String {
+    let name = |(_, count, shard): &ShardKey| format!("{shard}/{}", count.get());
+    match effect {
+        Effect::ReadOwners { term } => format!("read owners (term {term})"),
+        Effect::Claim { term, key, node, seen, .. } => {
+            let seen = seen.map_or_else(|| "nothing".to_owned(), |epoch| epoch.to_string());
+            format!("claim {} for {node} over {seen} (term {term})", name(key))
+        }
+        Effect::Acquire { node, key, epoch, .. } => format!("{node}: acquire {} in epoch {epoch}", name(key)),
+        Effect::Release { node, key, epoch, .. } => format!("{node}: release {} in epoch {epoch}", name(key)),
+        Effect::Redial { node, .. } => format!("dial {node}"),
+        Effect::Publish(entries) => {
+            let entries = entries.iter().map(|entry| format!("{} at {} in {}", name(&entry.key), entry.address, entry.epoch));
+            format!("publish {}", entries.collect::<Vec<_>>().join(", "))
+        }
+        Effect::Resign => "resign".to_owned(),
+    }
+}

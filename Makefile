@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql
+PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server
 ARGS ?=
 
 .PHONY: help setup run test check fmt bench bench-quick
@@ -18,7 +18,7 @@ setup: ## Install what building and testing need (Debian packages; changes nothi
 run: setup ## Start the sandbox on http://127.0.0.1:9090 (the first build takes about five minutes)
 	@$(CARGO) run --release -p estafet-cli -- sandbox $(ARGS)
 
-test: setup ## Run all tests, with a PostgreSQL of their own
+test: setup ## Run all tests, with a PostgreSQL and a MariaDB of their own
 	@$(CARGO) build -p estafet-cli
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --workspace $(ARGS); \
 	else echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \

@@ -7,13 +7,17 @@
 //!
 //! **I2**: [`Store::commit`] takes effect only while the owner's epoch is the one in
 //! `shard_owner`; the check happens inside the same transaction, under a lock that a takeover
-//! conflicts with (`FOR SHARE` on PostgreSQL; never `FOR KEY SHARE`, which does not fence).
+//! conflicts with (`FOR SHARE` on PostgreSQL; never `FOR KEY SHARE`, which does not fence; `LOCK IN
+//! SHARE MODE` on MySQL and MariaDB).
 //!
 //! Every write of a batch may be repeated: inserts ignore rows that are there, changes set
 //! absolute values. So a commit whose answer was lost is simply sent again (**I9**).
 
+mod address;
 pub mod batch;
 mod decode;
+pub mod mysql;
+mod packed;
 pub mod postgres;
 pub mod rows;
 pub mod sqlite;
@@ -24,6 +28,7 @@ use async_trait::async_trait;
 use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
 
 pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow};
+pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
 pub use rows::{ContactRow, Holder, InboundRow, MessageRow, OwnerRow, RevokedToken, Role, StoredEvent, UserRow, Versions};
 pub use sqlite::SqliteStore;
@@ -113,8 +118,9 @@ impl Error {
     }
 }
 
-/// Opens the back end that `url` names, `sqlite:PATH` or `postgres://user:password@host:port/database`.
-/// The schema is made by [`Store::migrate`]. `application_name` names this process to the server.
+/// Opens the back end that `url` names: `sqlite:PATH`, `postgres://user:password@host:port/database`, or
+/// the same with `mysql://` or `mariadb://`.
+/// The schema is made by [`Store::migrate`]. `application_name` names this process to a PostgreSQL server.
 pub async fn open(url: &str, application_name: &str) -> Result<SharedStore> {
     match url.split_once(':') {
         Some(("sqlite", path)) => {
@@ -122,7 +128,8 @@ pub async fn open(url: &str, application_name: &str) -> Result<SharedStore> {
             Ok(Arc::new(SqliteStore::open(Path::new(path)).await?))
         }
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(PostgresStore::connect(url, application_name).await?)),
-        _ => Err(Error::Failed("the database URL must begin with sqlite: or postgres://".to_owned())),
+        Some(("mysql" | "mariadb", _)) => Ok(Arc::new(MySqlStore::connect(url).await?)),
+        _ => Err(Error::Failed("the database URL must begin with sqlite:, postgres:// or mysql://".to_owned())),
     }
 }
 

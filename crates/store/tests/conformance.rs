@@ -1,10 +1,14 @@
 //! One body of checks, run against every back end. Each check gets a database of its own.
 //!
-//! `checks!` lists them; the bodies are in `conformance/`. A PostgreSQL server is started once for
-//! the test function that needs it.
+//! `checks!` lists them; the bodies are in `conformance/`. A PostgreSQL or MariaDB server is started once
+//! for the test function that needs it.
 
 #[path = "conformance/given.rs"]
 mod given;
+#[path = "conformance/mysql_faults.rs"]
+mod mysql_faults;
+#[path = "conformance/mysql_server.rs"]
+mod mysql_server;
 #[path = "conformance/ownership.rs"]
 mod ownership;
 #[path = "conformance/postgres_server.rs"]
@@ -27,12 +31,13 @@ macro_rules! checks {
             ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner,
                 an_older_master_term_claims_nothing, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
                 a_number_is_held_once;
-            records: a_message_comes_back_as_it_was_written, messages_stored_before_are_reported, a_repeated_batch_is_harmless,
+            records: a_message_comes_back_as_it_was_written, messages_stored_before_are_reported,
+                a_position_taken_by_another_message_is_an_error, a_repeated_batch_is_harmless,
                 the_outbox_is_ordered_and_leaves_out_what_is_settled, the_outbox_cursor_only_moves_up,
                 statuses_are_replaced, the_same_row_twice_in_a_batch_takes_the_last, events_wait_until_done,
                 dead_letters_leave_the_queue, sessions_come_back_as_written, incoming_messages_are_stored_once,
                 forgotten_messages_are_gone, a_large_batch_is_written_whole, numbers_do_not_see_each_other;
-            roles: a_secret_is_the_same_for_all_callers, tags_differ, users_are_added_changed_and_removed,
+            roles: a_secret_is_the_same_for_all_callers, tags_differ, users_are_added_changed_and_removed, names_are_compared_byte_by_byte,
                 a_revoked_token_is_kept_until_it_expires, settings_are_compared_before_they_are_set, contact_checks_are_replaced;
         }
     };
@@ -130,5 +135,41 @@ mod postgres {
         server_faults::a_hold_ends_with_its_session(&server).await;
         server_faults::a_locked_table_is_not_waited_for(&server).await;
         server_faults::migrations_run_once_from_many_processes(&server).await;
+    }
+}
+
+/// Like PostgreSQL, on MariaDB.
+mod mysql {
+    use super::*;
+    use crate::mysql_server::MySqlServer;
+
+    macro_rules! tests {
+        ($($module:ident: $($check:ident),*;)*) => {
+            #[tokio::test]
+            async fn every_check_holds() {
+                let server = MySqlServer::start();
+                $($({
+                    println!("{}", stringify!($check));
+                    let store = estafet_store::open(&server.create_database(stringify!($check)), "conformance").await.unwrap();
+                    store.migrate().await.unwrap();
+                    store.migrate().await.unwrap();
+                    $module::$check(store).await;
+                })*)*
+            }
+        };
+    }
+    checks!(tests);
+
+    #[tokio::test]
+    async fn faults_of_the_server_pass() {
+        let server = MySqlServer::start();
+        mysql_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;
+        mysql_faults::ended_sessions_are_replaced(&server).await;
+        mysql_faults::a_hold_ends_with_its_session(&server).await;
+        mysql_faults::a_locked_table_is_not_waited_for(&server).await;
+        mysql_faults::a_hold_is_of_one_database(&server).await;
+        mysql_faults::migrations_run_once_from_many_processes(&server).await;
+        mysql_faults::a_paused_owner_does_not_keep_its_row(&server).await;
+        mysql_faults::a_migration_cut_short_is_run_again(&server).await;
     }
 }

@@ -13,8 +13,10 @@ use deadpool_postgres::{Client, Manager, ManagerConfig, Object, Pool, PoolError,
 use futures::future::{join, try_join, try_join_all};
 use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
 
-use super::address::{Address, Host};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    address::{Address, Host},
+};
 
 /// Longest wait for a free connection: owners repeat what is unavailable.
 const ACQUIRE: Duration = Duration::from_secs(1);

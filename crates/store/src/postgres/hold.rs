@@ -4,11 +4,8 @@
 use deadpool_postgres::{ClientWrapper, Object};
 use estafet_model::WaId;
 
-use super::{
-    address::Address,
-    connections::{Connections, Step, error},
-};
-use crate::{Error, Hold, Holder, Result};
+use super::connections::{Connections, Step, error};
+use crate::{Error, Hold, Holder, Result, address::Address};
 
 /// The server looks after the connection too: a holder whose machine vanished is gone within seconds.
 const SESSION: &str = "-c search_path=estafet -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3";

@@ -7,7 +7,6 @@
 //! Connections are few: they stand for parallel commits, not for callers. pgbouncer in transaction mode
 //! is not supported (session settings, prepared statements, the hold).
 
-mod address;
 mod commit;
 mod connections;
 mod hold;
@@ -24,13 +23,11 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use self::{
-    address::{Address, Host},
-    connections::{Connections, SESSION},
-};
+use self::connections::{Connections, SESSION};
 use crate::{
     Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, OwnerRow, Result, RevokedToken,
     SessionRow, StatusRow, Store, StoredEvent, UserRow, Versions,
+    address::{Address, Host, Invalid, Server},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -51,7 +48,7 @@ impl PostgresStore {
     /// Connects to the server of `url` (`postgres://user:password@host:port/database`). Whoever wants to
     /// end this process's sessions finds them by `application_name`.
     pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
-        let address = Address::parse(url).map_err(|cause| Error::Failed(cause.to_string()))?;
+        let address = address(url).map_err(|cause| Error::Failed(cause.to_string()))?;
         let pool = |size| Connections::new(&address, application_name, SESSION, size);
         let (writer, reader) = (pool(WRITERS)?, pool(READERS)?);
         drop(reader.get().await?);
@@ -76,6 +73,18 @@ impl PostgresStore {
             None => options,
         }
     }
+}
+
+fn address(url: &str) -> Result<Address, Invalid> {
+    let address = Address::parse(url, Server::Postgres)?;
+    for (key, value) in &address.parameters {
+        match (key.as_str(), value.as_str()) {
+            ("sslmode", "disable" | "allow" | "prefer") => {}
+            ("sslmode", _) => return Err(Invalid::Encrypted),
+            _ => return Err(Invalid::Parameter("host, port and sslmode")),
+        }
+    }
+    Ok(address)
 }
 
 #[async_trait]
@@ -205,5 +214,17 @@ impl Store for PostgresStore {
 
     async fn put_contact_checks(&self, number: WaId, contacts: &[ContactRow]) -> Result<()> {
         shared::put_contact_checks(&self.reader, number, contacts).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_are_not_kept_are_refused() {
+        assert!(address("postgres://u:p@h/d?sslmode=prefer").is_ok());
+        assert_eq!(address("postgres://u:p@h/d?sslmode=require").err(), Some(Invalid::Encrypted));
+        assert!(matches!(address("postgres://u:p@h/d?x=1").err(), Some(Invalid::Parameter(_))));
     }
 }

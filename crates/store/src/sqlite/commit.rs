@@ -5,13 +5,11 @@ use std::collections::HashSet;
 use estafet_model::{IdKey, Seq, Slot};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
-use super::{
-    error,
-    rows::{Packed, json},
-};
+use super::error;
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::{self, storable},
+    packed::{Packed, json},
 };
 
 type Db<T> = Result<T, sqlx::Error>;

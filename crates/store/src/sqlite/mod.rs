@@ -2,14 +2,13 @@
 //!
 //! The writer syncs on every commit (WAL, `synchronous = FULL`), so an answered commit survives a
 //! crash; `BEGIN IMMEDIATE` makes the fence check and the writes one step. Each list of a batch is one
-//! statement with fixed text: rows come as one JSON array, bodies as one blob (see [`rows`]).
+//! statement with fixed text: rows come as one JSON array, bodies as one blob (see [`crate::packed`]).
 //!
 //! A second process on the same file is refused by [`hold`].
 
 mod commit;
 mod hold;
 mod read;
-mod rows;
 mod shared;
 
 use std::{

@@ -5,10 +5,11 @@ use std::ops::RangeInclusive;
 use estafet_model::{Seq, Slot, WaId};
 use sqlx::{FromRow, SqlitePool};
 
-use super::{commit::positions, rows::json};
+use super::commit::positions;
 use crate::{
     InboundRow, MessageRow, OwnerRow, SessionRow, StatusRow, StoredEvent,
     decode::{self, storable},
+    packed::json,
 };
 
 type Db<T> = Result<T, sqlx::Error>;

@@ -6,10 +6,11 @@
 use estafet_model::WaId;
 use sqlx::{FromRow, SqliteConnection, SqlitePool};
 
-use super::{commit::begin, rows::json};
+use super::commit::begin;
 use crate::{
     ContactRow, RevokedToken, Role, UserRow, Versions,
     decode::{self, role_text, storable},
+    packed::json,
 };
 
 type Db<T> = Result<T, sqlx::Error>;

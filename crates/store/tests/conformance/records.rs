@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use estafet_model::StatusSet;
-use estafet_store::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow};
+use estafet_store::{Batch, Committed, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow};
 
 use crate::given::*;
 
@@ -43,6 +43,14 @@ pub(crate) async fn messages_stored_before_are_reported(store: SharedStore) {
     let at: Vec<_> = (1..=4).map(|s| (slot(s), seq(0))).collect();
     let outbox = store.outbox(number(), &at, 10).await.unwrap();
     assert_eq!(places(outbox.iter().map(|m| (&m.slot, &m.seq))), [(1, 1), (2, 1), (3, 1), (4, 1)]);
+}
+
+pub(crate) async fn a_position_taken_by_another_message_is_an_error(store: SharedStore) {
+    let fence = owner(&*store).await;
+    store.commit(&fence, &messages([message((1, 1), 1)])).await.unwrap();
+    let batch = messages([message((2, 1), 2), message((1, 1), 3)]);
+    assert!(matches!(store.commit(&fence, &batch).await, Err(Error::Failed(_))));
+    assert_eq!(store.backlog(number(), fence.slots()).await.unwrap(), (0, 1));
 }
 
 pub(crate) async fn a_repeated_batch_is_harmless(store: SharedStore) {

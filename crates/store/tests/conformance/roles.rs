@@ -53,6 +53,19 @@ pub(crate) async fn users_are_added_changed_and_removed(store: SharedStore) {
     assert!(store.users(other_number()).await.unwrap().is_empty());
 }
 
+pub(crate) async fn names_are_compared_byte_by_byte(store: SharedStore) {
+    let names = ["Ana", "ana", "ana ", "an\u{e4}"];
+    for name in names {
+        store.create_user(number(), &user(name, Role::User)).await.unwrap();
+        store.revoke_token(number(), &RevokedToken { id: name.to_owned(), expires_at_ms: NOW }, NOW).await.unwrap();
+    }
+    assert!(store.update_user(number(), &user("ana ", Role::Admin)).await.unwrap());
+    let users: Vec<_> = store.users(number()).await.unwrap().into_iter().map(|u| (u.username, u.role)).collect();
+    let expected = names.map(|name| (name.to_owned(), if name == "ana " { Role::Admin } else { Role::User }));
+    assert_eq!(users, expected);
+    assert_eq!(store.revoked_tokens(number()).await.unwrap().len(), names.len());
+}
+
 pub(crate) async fn a_revoked_token_is_kept_until_it_expires(store: SharedStore) {
     let token = |id: &str, expires_at_ms| RevokedToken { id: id.to_owned(), expires_at_ms };
     store.revoke_token(number(), &token("a", NOW + 10), NOW).await.unwrap();

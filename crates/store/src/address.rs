@@ -1,4 +1,4 @@
-//! Where the server is: reads a `postgres://` URL so that any character works in a password.
+//! Where the server is: reads a `postgres://` or `mysql://` URL so that any character works in a password.
 //!
 //! Percent-encoding is understood but not demanded: the password reaches to the last `@`, and a `%` that
 //! is not followed by two hexadecimal digits stands for itself. One host; a cluster is reached through
@@ -6,18 +6,43 @@
 
 use std::path::PathBuf;
 
+/// The servers that have URLs like these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    Postgres,
+    MySql,
+}
+
+impl Server {
+    const fn schemes(self) -> [&'static str; 2] {
+        match self {
+            Self::Postgres => ["postgres://", "postgresql://"],
+            Self::MySql => ["mysql://", "mariadb://"],
+        }
+    }
+
+    const fn default_port(self) -> u16 {
+        match self {
+            Self::Postgres => 5432,
+            Self::MySql => 3306,
+        }
+    }
+}
+
 /// A parsed URL. No `Debug`: it holds the password.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) user: String,
-    pub(super) password: Option<String>,
-    pub(super) host: Host,
-    pub(super) port: u16,
-    pub(super) database: String,
+pub(crate) struct Address {
+    pub(crate) user: String,
+    pub(crate) password: Option<String>,
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    pub(crate) database: String,
+    /// What follows the `?`, apart from the place.
+    pub(crate) parameters: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Host {
+pub(crate) enum Host {
     Name(String),
     /// Directory of a Unix socket.
     Socket(PathBuf),
@@ -25,9 +50,9 @@ pub(super) enum Host {
 
 /// Why a URL is refused. Never quotes it: it holds the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Invalid {
-    #[error("the database URL must begin with postgres://")]
-    Scheme,
+pub(crate) enum Invalid {
+    #[error("the database URL must begin with {0}")]
+    Scheme(&'static str),
     #[error("the database URL has no user name")]
     NoUser,
     #[error("the port in the database URL is not a number")]
@@ -36,15 +61,18 @@ pub(super) enum Invalid {
     SeveralHosts,
     #[error("the database URL is not UTF-8 after decoding")]
     Encoding,
-    #[error("the database URL has a parameter other than host, port and sslmode")]
-    Parameter,
+    #[error("the database URL has a parameter other than {0}")]
+    Parameter(&'static str),
     #[error("sslmode: encrypted connections to PostgreSQL are not supported, use disable or prefer")]
     Encrypted,
+    #[error("ssl-mode must be disabled, preferred, required, verify_ca or verify_identity")]
+    SslMode,
 }
 
 impl Address {
-    pub(super) fn parse(url: &str) -> Result<Self, Invalid> {
-        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")).ok_or(Invalid::Scheme)?;
+    pub(crate) fn parse(url: &str, server: Server) -> Result<Self, Invalid> {
+        let schemes = server.schemes();
+        let rest = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)).ok_or(Invalid::Scheme(schemes[0]))?;
         let (login, place) = rest.rsplit_once('@').ok_or(Invalid::NoUser)?;
         let (user, password) = match login.split_once(':') {
             Some((user, password)) => (user, Some(decoded(password)?)),
@@ -56,9 +84,10 @@ impl Address {
         }
         let (place, parameters) = place.split_once('?').unwrap_or((place, ""));
         let (authority, database) = place.split_once('/').unwrap_or((place, ""));
-        let (host, port) = host_and_port(authority)?;
+        let (host, port) = host_and_port(authority, server.default_port())?;
         let database = if database.is_empty() { user.clone() } else { decoded(database)? };
-        let mut address = Self { user, password, host: host_named(decoded(host)?)?, port, database };
+        let host = host_named(decoded(host)?)?;
+        let mut address = Self { user, password, host, port, database, parameters: Vec::new() };
         for parameter in parameters.split('&').filter(|p| !p.is_empty()) {
             address.set(parameter)?;
         }
@@ -66,13 +95,11 @@ impl Address {
     }
 
     fn set(&mut self, parameter: &str) -> Result<(), Invalid> {
-        let (key, value) = parameter.split_once('=').ok_or(Invalid::Parameter)?;
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         match (key, decoded(value)?) {
             ("host", host) => self.host = host_named(host)?,
             ("port", port) => self.port = port.parse().map_err(|_| Invalid::Port)?,
-            ("sslmode", mode) if ["disable", "allow", "prefer"].contains(&mode.as_str()) => {}
-            ("sslmode", _) => return Err(Invalid::Encrypted),
-            _ => return Err(Invalid::Parameter),
+            (key, value) => self.parameters.push((key.to_owned(), value)),
         }
         Ok(())
     }
@@ -87,21 +114,20 @@ fn host_named(host: String) -> Result<Host, Invalid> {
     }
 }
 
-fn host_and_port(authority: &str) -> Result<(&str, u16), Invalid> {
-    const DEFAULT_PORT: u16 = 5432;
+fn host_and_port(authority: &str, default_port: u16) -> Result<(&str, u16), Invalid> {
     if authority.contains(',') {
         return Err(Invalid::SeveralHosts);
     }
     if let Some((host, rest)) = authority.strip_prefix('[').and_then(|a| a.split_once(']')) {
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, port.parse().map_err(|_| Invalid::Port)?)),
-            None if rest.is_empty() => Ok((host, DEFAULT_PORT)),
+            None if rest.is_empty() => Ok((host, default_port)),
             None => Err(Invalid::Port),
         };
     }
     match authority.rsplit_once(':') {
         Some((host, port)) => Ok((host, port.parse().map_err(|_| Invalid::Port)?)),
-        None => Ok((authority, DEFAULT_PORT)),
+        None => Ok((authority, default_port)),
     }
 }
 
@@ -130,7 +156,8 @@ mod tests {
     use super::*;
 
     fn parse(url: &str) -> Address {
-        Address::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+        let server = if url.starts_with("m") { Server::MySql } else { Server::Postgres };
+        Address::parse(url, server).unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
     #[test]
@@ -160,22 +187,23 @@ mod tests {
         assert!(socket.host == Host::Socket("/run/pg".into()) && socket.port == 7);
         let short = parse("postgres://wa@db");
         assert_eq!((short.database.as_str(), short.port, short.password), ("wa", 5432, None));
+        let other = parse("mariadb://wa@db/d?ssl-mode=required&port=7&x");
+        assert_eq!(other.parameters, [("ssl-mode".to_owned(), "required".to_owned()), ("x".to_owned(), String::new())]);
+        assert_eq!((other.port, parse("mysql://wa@db/d").port), (7, 3306));
     }
 
     #[test]
     fn a_refused_url_is_not_quoted() {
         for (url, reason) in [
-            ("mysql://u:p@h/d", Invalid::Scheme),
+            ("mysql://u:p@h/d", Invalid::Scheme("postgres://")),
             ("postgres://h/d", Invalid::NoUser),
             ("postgres://:p@h/d", Invalid::NoUser),
             ("postgres://u:p@h:port/d", Invalid::Port),
             ("postgres://u:p@h:70000/d", Invalid::Port),
             ("postgres://u:p@a,b/d", Invalid::SeveralHosts),
             ("postgres://u:%ff@h/d", Invalid::Encoding),
-            ("postgres://u:p@h/d?x=1", Invalid::Parameter),
-            ("postgres://u:p@h/d?sslmode=require", Invalid::Encrypted),
         ] {
-            assert_eq!(Address::parse(url).err(), Some(reason), "{url}");
+            assert_eq!(Address::parse(url, Server::Postgres).err(), Some(reason), "{url}");
         }
     }
 }

@@ -1,0 +1,197 @@
+//! The MySQL back end: MySQL 8 and MariaDB 10.6 or later, through sqlx.
+//!
+//! It uses what both servers have, and is tested on MariaDB alone; MySQL-only features are not used. Both
+//! have no RETURNING for every statement, no arrays and (MariaDB) no lateral joins, see [`commit`] and [`read`].
+//! The tables are in the database that the URL names, which should be Estafet's own.
+//!
+//! The fence needs one primary: on a Galera cluster row locks are a node's own, so all processes must
+//! reach the same node. `binlog_format` must not be `STATEMENT` (READ COMMITTED forbids it).
+
+mod claim;
+mod commit;
+mod connections;
+mod hold;
+mod read;
+mod shared;
+
+use std::ops::RangeInclusive;
+
+use async_trait::async_trait;
+use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
+use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySqlConnectOptions};
+
+use self::connections::Connections;
+use crate::{
+    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, OwnerRow, Result, RevokedToken,
+    SessionRow, StatusRow, Store, StoredEvent, UserRow, Versions,
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/mysql");
+
+/// While one commit waits for the disk, the next one is built.
+const WRITERS: u32 = 2;
+const READERS: u32 = 4;
+
+/// The MySQL back end.
+pub struct MySqlStore {
+    options: MySqlConnectOptions,
+    writer: Connections,
+    reader: Connections,
+}
+
+impl MySqlStore {
+    /// Connects to the server of `url` (`mysql://user:password@host:port/database`).
+    pub async fn connect(url: &str) -> Result<Self> {
+        let options = connections::options(url).map_err(|cause| Error::Failed(cause.to_string()))?;
+        Connections::probe(&options).await?;
+        let (writer, reader) = (Connections::new(&options, WRITERS), Connections::new(&options, READERS));
+        Ok(Self { options, writer, reader })
+    }
+}
+
+/// Runs what is missing, under a lock of our own: sqlx asks MariaDB for one in a way that it refuses.
+///
+/// DDL commits by itself, so a migration that died midway stays marked as begun. Ours may be repeated, and are.
+async fn migrate(session: &mut MySqlConnection) -> Result<()> {
+    let failed = |cause: sqlx::Error| Error::Unavailable(format!("migration: {cause}"));
+    let lock = "SELECT COALESCE(GET_LOCK(CONCAT('estafet/migrate/', SHA1(DATABASE())), 60), 0) = 1";
+    let locked: bool = sqlx::query_scalar(lock).fetch_one(&mut *session).await.map_err(failed)?;
+    if !locked {
+        return Err(Error::Unavailable("another process has been migrating for a minute".to_owned()));
+    }
+    let begun =
+        "SELECT COUNT(*) > 0 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'";
+    let begun: bool = sqlx::query_scalar(begun).fetch_one(&mut *session).await.map_err(failed)?;
+    if begun {
+        session.execute("DELETE FROM _sqlx_migrations WHERE success = FALSE").await.map_err(failed)?;
+    }
+    let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    migrations.set_locking(false);
+    migrations.run_direct(None, session, false).await.map_err(|cause| Error::Failed(format!("migration: {cause}")))
+}
+
+#[async_trait]
+impl Store for MySqlStore {
+    fn backend(&self) -> &'static str {
+        "mysql"
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let mut session = connections::connect(&self.options).await?;
+        let migrated = migrate(&mut session).await;
+        // Ends the session, and with it the lock.
+        let closed = session.close().await;
+        migrated?;
+        closed.map_err(connections::error)
+    }
+
+    async fn hold(&self, number: WaId, holder: &Holder) -> Result<Box<dyn Hold>> {
+        hold::take(&self.options, number, holder).await
+    }
+
+    async fn owners(&self) -> Result<Vec<OwnerRow>> {
+        read::owners(&self.reader).await
+    }
+
+    async fn claim(
+        &self,
+        number: WaId,
+        shard: Shard,
+        count: ShardCount,
+        seen: Option<Epoch>,
+        owner: &str,
+        boot: BootId,
+        master_term: i64,
+        now_ms: i64,
+    ) -> Result<Option<Fence>> {
+        let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
+        claim::claim(&self.writer, &claim).await
+    }
+
+    async fn commit(&self, fence: &Fence, batch: &Batch) -> Result<Committed> {
+        commit::commit(&self.writer, fence, batch).await
+    }
+
+    async fn outbox(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<MessageRow>> {
+        read::outbox(&self.reader, number, after, limit).await
+    }
+
+    async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
+        read::messages(&self.reader, number, at).await
+    }
+
+    async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {
+        read::statuses(&self.reader, number, at).await
+    }
+
+    async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
+        read::events(&self.reader, number, after, limit).await
+    }
+
+    async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
+        read::backlog(&self.reader, number, slots).await
+    }
+
+    async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
+        read::inbound(&self.reader, number, ids).await
+    }
+
+    async fn sessions(&self, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {
+        read::sessions(&self.reader, number, peers).await
+    }
+
+    async fn secret(&self, name: &str, fresh: &[u8]) -> Result<Vec<u8>> {
+        shared::secret(&self.reader, name, fresh).await
+    }
+
+    async fn next_tag(&self) -> Result<u16> {
+        shared::next_tag(&self.reader).await
+    }
+
+    async fn versions(&self, number: WaId) -> Result<Versions> {
+        shared::versions(&self.reader, number).await
+    }
+
+    async fn users(&self, number: WaId) -> Result<Vec<UserRow>> {
+        shared::users(&self.reader, number).await
+    }
+
+    async fn create_user(&self, number: WaId, user: &UserRow) -> Result<()> {
+        match shared::create_user(&self.reader, number, user).await? {
+            true => Ok(()),
+            false => Err(Error::Exists(format!("user {}", user.username))),
+        }
+    }
+
+    async fn update_user(&self, number: WaId, user: &UserRow) -> Result<bool> {
+        shared::update_user(&self.reader, number, user).await
+    }
+
+    async fn delete_user(&self, number: WaId, username: &str) -> Result<bool> {
+        shared::delete_user(&self.reader, number, username).await
+    }
+
+    async fn revoke_token(&self, number: WaId, token: &RevokedToken, now_ms: i64) -> Result<()> {
+        shared::revoke_token(&self.reader, number, token, now_ms).await
+    }
+
+    async fn revoked_tokens(&self, number: WaId) -> Result<Vec<RevokedToken>> {
+        shared::revoked_tokens(&self.reader, number).await
+    }
+
+    async fn settings(&self, number: WaId) -> Result<Option<(u64, String)>> {
+        shared::settings(&self.reader, number).await
+    }
+
+    async fn put_settings(&self, number: WaId, expected: u64, body: &str) -> Result<Option<u64>> {
+        shared::put_settings(&self.reader, number, expected, body).await
+    }
+
+    async fn contacts(&self, number: WaId, wa_ids: &[WaId]) -> Result<Vec<ContactRow>> {
+        shared::contacts(&self.reader, number, wa_ids).await
+    }
+
+    async fn put_contact_checks(&self, number: WaId, contacts: &[ContactRow]) -> Result<()> {
+        shared::put_contact_checks(&self.reader, number, contacts).await
+    }
+}

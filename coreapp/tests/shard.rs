@@ -262,3 +262,38 @@ async fn an_owner_that_was_fenced_accepts_nothing_and_ends() {
     let stored = bench.store.outbox(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 10).await.unwrap();
     assert_eq!(stored.len(), 1, "nothing of the fenced transaction is stored");
 }
+
+#[tokio::test]
+async fn a_phone_that_cannot_decrypt_gets_the_message_again_over_a_new_session() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    let id_key = bench.accept("one").await;
+    let sent = peer.envelopes(&mut Account::new()).await;
+    peer.take(&sent).await;
+    let Envelope { recipient, slot, seq, .. } = sent[0].clone();
+    let retry = Delivery { id: 1, item: Item::Retry { recipient, slot, seq, id_key } };
+    peer.events.send(Event::Deliveries(vec![retry])).await.unwrap();
+    let mut reinstalled = Account::new();
+    let again = peer.envelopes(&mut reinstalled).await;
+    assert_eq!(again.iter().map(|e| (e.id_key, e.seq)).collect::<Vec<_>>(), [(id_key, seq)]);
+    let (_, plaintext) = Ratchet::inbound(&mut reinstalled, &again[0].sealed, &peer.login.keys.identity_key).unwrap();
+    assert_eq!(plaintext, b"one");
+}
+
+#[tokio::test]
+async fn pass_through_keeps_nothing_of_a_delivered_message_and_does_not_tell_read() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    bench.store.put_settings(number(), 0, r#"{"pass_through":true}"#).await.unwrap();
+    bench.node.reload_settings(number(), 1).await.unwrap();
+    bench.accept("one").await;
+    let sent = peer.envelopes(&mut Account::new()).await;
+    peer.take(&sent).await;
+    peer.deliver(vec![receipt(1, &sent[0], Status::Delivered)]).await;
+    assert!(bench.store.messages(number(), &[(sent[0].slot, sent[0].seq)]).await.unwrap().is_empty());
+    peer.deliver(vec![receipt(2, &sent[0], Status::Read)]).await;
+    let events = bench.stored_events().await;
+    let told: Vec<_> = events.iter().map(|e| e["statuses"][0]["status"].as_str().unwrap()).collect();
+    assert_eq!(told, ["delivered"]);
+    assert_eq!(bench.statuses(&sent[0]).await, None);
+}

@@ -84,7 +84,7 @@ pub(crate) async fn retake(
         let Some(ShardEnded { fence, reason }) = ending else { return };
         let seen = match reason {
             Reason::Drained => continue,
-            Reason::Fenced => fence.epoch,
+            Reason::Fenced | Reason::Exhausted => fence.epoch,
             Reason::StaleUpstream { highest } => Epoch::new(u32::try_from(highest).unwrap_or(u32::MAX - 1)),
         };
         if !hold.is_held() {

@@ -32,6 +32,10 @@ impl Positioned for StoredEvent {
 const WINDOW: Limits = Limits { total: 16_384, per_slot: 1024 };
 /// Events waiting in the lanes of one slot. Beyond it the slot's later events wait for these.
 const LANED_PER_SLOT: usize = 256;
+/// Events waiting in all lanes: about 20 MiB for a shard. Beyond it a slot still gets its share below.
+const LANED: usize = 32_768;
+/// Events every slot may have in its lanes, however many wait elsewhere: failing contacts starve nobody.
+const LANED_ALWAYS: usize = 16;
 
 /// Whose lane an event waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -240,7 +244,7 @@ impl Lanes {
     /// Moves events of a slot from its window into lanes.
     fn fill(&mut self, slot: Slot) {
         let laned = self.laned.entry(slot).or_default();
-        while *laned < LANED_PER_SLOT
+        while (*laned < LANED_ALWAYS || *laned < LANED_PER_SLOT && self.laned_total < LANED)
             && let Some(event) = self.queues.pop(slot)
         {
             *laned += 1;

@@ -26,6 +26,8 @@ pub enum Reason {
     Drained,
     /// The database has a newer epoch.
     Fenced,
+    /// The sequence numbers of the epoch are used up.
+    Exhausted,
     /// The upstream has seen a newer epoch.
     StaleUpstream {
         /// That epoch.

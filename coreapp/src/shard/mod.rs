@@ -94,7 +94,8 @@ enum Done {
     Committed(Box<Committed>),
     OutboxLoaded(Vec<(estafet_model::Slot, estafet_model::Seq)>, Vec<MessageRow>),
     EventsLoaded(Vec<(estafet_model::Slot, estafet_model::Seq)>, Vec<StoredEvent>),
-    SessionsLoaded(Vec<SessionRow>),
+    /// For the preparation of this connection.
+    SessionsLoaded(u64, Vec<SessionRow>),
     FactsLoaded(Vec<Delivery>, Box<Facts>),
     InboundFound(Reply, Option<InboundRow>),
     Connected(Result<Link, ConnectError>),
@@ -121,8 +122,8 @@ pub(crate) struct Shard {
     lanes: Lanes,
     receipts: Receipts,
     ratchets: LruCache<WaId, Ratchet>,
-    /// Peers whose session must be opened anew although one is stored.
-    forgotten_sessions: HashSet<WaId>,
+    /// Peers that could not decrypt: a new session is opened before anything else is sent to them.
+    stale_sessions: HashSet<WaId>,
     pending: Pending<Answered>,
     committing: bool,
     /// Messages accepted in this epoch that the upstream has not taken.
@@ -164,7 +165,7 @@ impl Shard {
             lanes: Lanes::recovering(slots(), rules),
             receipts: Receipts::default(),
             ratchets: LruCache::new(RATCHETS),
-            forgotten_sessions: HashSet::new(),
+            stale_sessions: HashSet::new(),
             pending: Pending::default(),
             committing: false,
             unsettled: 0,
@@ -258,7 +259,7 @@ impl Shard {
             Done::Committed(committed) => self.committed(*committed),
             Done::OutboxLoaded(asked, rows) => self.outbox.loaded(&asked, rows, LOAD_ROWS as usize),
             Done::EventsLoaded(asked, rows) => self.lanes.loaded(&asked, rows, LOAD_ROWS as usize),
-            Done::SessionsLoaded(rows) => self.sessions_loaded(rows),
+            Done::SessionsLoaded(generation, rows) => self.sessions_loaded(generation, rows),
             Done::FactsLoaded(deliveries, facts) => self.facts_loaded(deliveries, *facts),
             Done::InboundFound(reply, row) => self.inbound_found(reply, row),
             Done::Connected(result) => self.connected(result),
@@ -286,12 +287,12 @@ impl Shard {
         }
     }
 
-    /// The next sequence number. A shard that used up its epoch's numbers lets go, so that it is
-    /// claimed again under a new one.
+    /// The next sequence number. A shard that used up its epoch's numbers ends, so that it is claimed
+    /// again under a new one.
     fn next_seq(&mut self) -> Option<estafet_model::Seq> {
         let seq = self.seqs.allocate();
         if seq.is_none() {
-            self.life.drain();
+            self.life.superseded(Reason::Exhausted);
         }
         seq
     }

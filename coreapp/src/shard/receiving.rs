@@ -121,8 +121,7 @@ impl Shard {
                 }
                 Item::Retry { recipient, slot, seq, .. } => {
                     tracing::warn!(slot = slot.get(), "a phone could not decrypt, sending again over a new session");
-                    self.ratchets.pop(&recipient);
-                    self.forgotten_sessions.insert(recipient);
+                    self.stale_sessions.insert(recipient);
                     if let Some(message) = facts.messages.remove(&(slot, seq)) {
                         self.outbox.resend(message);
                     }
@@ -134,8 +133,16 @@ impl Shard {
 
     /// Records a status of a message and tells it, if it is news.
     pub(super) fn reached(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) {
+        let forgets = self.settings.settings.pass_through;
+        if forgets && status == Status::Read && !self.receipts.knows(at) {
+            // The message left the database when it was delivered.
+            return;
+        }
         let Some(statuses) = self.receipts.advance(at, status) else { return };
         let (slot, seq) = at;
+        if forgets && matches!(status, Status::Delivered | Status::Read) {
+            self.pending.batch.forgotten_messages.push(at);
+        }
         self.metrics.receipts.add(1, &[]);
         self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
         self.status_event(slot, id, status, at_ms, error_code);
@@ -153,7 +160,6 @@ impl Shard {
         };
         match plaintext {
             Ok(plaintext) => {
-                self.forgotten_sessions.remove(&sender);
                 self.store_session(Slot::of(sender), sender);
                 plaintext.into()
             }
@@ -168,7 +174,7 @@ impl Shard {
     fn store_inbound(&mut self, sender: WaId, id: String, at_ms: i64, profile_name: String, content: Bytes) {
         self.metrics.inbound.add(1, &[]);
         let slot = Slot::of(sender);
-        let body = event::inbound(sender, &profile_name, &id, at_ms, &content);
+        let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, &content);
         self.event(slot, Some(sender), "inbound_message", at_ms, body);
         self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, body: content });
     }

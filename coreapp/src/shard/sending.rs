@@ -10,7 +10,7 @@ use estafet_model::{Code, MessageId, Slot, Status, WaId};
 use estafet_store::{MessageRow, SessionRow};
 use estafet_upstream::{
     Command, ConnectError, Envelope, Event, Link, Login, Verdict,
-    e2e::{KeyBundle, Ratchet},
+    e2e::{self, KeyBundle, Ratchet},
 };
 
 use super::{Done, Shard, Upline, read};
@@ -119,33 +119,50 @@ impl Shard {
         if messages.is_empty() {
             return;
         }
-        let mut peers: Vec<WaId> = messages.iter().map(|m| m.recipient).filter(|peer| !self.ratchets.contains(peer)).collect();
+        let mut peers: Vec<WaId> = messages.iter().map(|m| m.recipient).filter(|peer| self.lacks_session(peer)).collect();
         peers.sort_unstable();
         peers.dedup();
-        let missing = peers.iter().copied().collect();
-        self.preparation = Some(Preparation { generation: self.generation, messages, missing, unknown: HashSet::new() });
-        peers.retain(|peer| !self.forgotten_sessions.contains(peer));
+        let (generation, missing) = (self.generation, peers.iter().copied().collect());
+        self.preparation = Some(Preparation { generation, messages, missing, unknown: HashSet::new() });
+        peers.retain(|peer| !self.ratchets.contains(peer));
         if peers.is_empty() {
-            return self.sessions_loaded(Vec::new());
+            return self.sessions_loaded(generation, Vec::new());
         }
         let (store, number) = (self.context.store.clone(), self.fence.number);
-        self.jobs.push(Box::pin(async move { Done::SessionsLoaded(read("sessions", || store.sessions(number, &peers)).await) }));
+        self.jobs.push(Box::pin(async move {
+            Done::SessionsLoaded(generation, read("sessions", || store.sessions(number, &peers)).await)
+        }));
+    }
+
+    fn lacks_session(&self, peer: &WaId) -> bool {
+        !self.ratchets.contains(peer) || self.stale_sessions.contains(peer)
     }
 
     /// Sessions from the database; the network is asked for keys of the peers that have none.
-    pub(super) fn sessions_loaded(&mut self, rows: Vec<SessionRow>) {
-        rows.into_iter().for_each(|row| self.learn_session(&row));
-        let Some(preparation) = &mut self.preparation else { return };
-        preparation.missing.retain(|peer| !self.ratchets.contains(peer));
-        if preparation.missing.is_empty() {
-            return self.encrypt();
+    pub(super) fn sessions_loaded(&mut self, generation: u64, rows: Vec<SessionRow>) {
+        rows.iter().for_each(|row| self.learn_session(row));
+        let Some(mut preparation) = self.preparation.take() else { return };
+        if preparation.generation == generation {
+            preparation.missing.retain(|peer| self.lacks_session(peer));
+            if !preparation.missing.is_empty() {
+                self.outgoing.push_back(Command::FetchKeys(preparation.missing.iter().copied().collect()));
+            }
         }
-        self.outgoing.push_back(Command::FetchKeys(preparation.missing.iter().copied().collect()));
+        self.proceed(preparation);
     }
 
-    /// Remembers a stored session, unless memory has a newer state or a stored one is not to be used.
+    /// Encrypts when every session is there, else waits on.
+    fn proceed(&mut self, preparation: Preparation) {
+        if preparation.missing.is_empty() {
+            self.encrypt(preparation);
+        } else {
+            self.preparation = Some(preparation);
+        }
+    }
+
+    /// Remembers a stored session, unless memory has a newer state.
     pub(super) fn learn_session(&mut self, row: &SessionRow) {
-        if self.ratchets.contains(&row.peer) || self.forgotten_sessions.contains(&row.peer) {
+        if self.ratchets.contains(&row.peer) {
             return;
         }
         match Ratchet::from_bytes(&row.state) {
@@ -155,36 +172,36 @@ impl Shard {
     }
 
     fn keys_arrived(&mut self, bundles: Vec<(WaId, Option<KeyBundle>)>) {
+        let Some(mut preparation) = self.preparation.take() else { return };
         for (peer, bundle) in bundles {
-            match bundle.map(|bundle| Ratchet::outbound(&self.keys.account, &bundle)) {
-                Some(Ok(ratchet)) => {
-                    self.forgotten_sessions.remove(&peer);
-                    self.ratchets.put(peer, ratchet);
+            match bundle.map(|bundle| self.open_session(peer, &bundle)) {
+                Some(Ok(())) => drop(self.stale_sessions.remove(&peer)),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "the network gave an unusable key");
+                    preparation.unknown.insert(peer);
                 }
-                answer => {
-                    if let Some(Err(error)) = answer {
-                        tracing::warn!(%error, "the network gave an unusable key");
-                    }
-                    if let Some(preparation) = &mut self.preparation {
-                        preparation.unknown.insert(peer);
-                    }
-                }
+                None => drop(preparation.unknown.insert(peer)),
             }
         }
-        let Some(preparation) = &mut self.preparation else { return };
-        preparation.missing.retain(|peer| !self.ratchets.contains(peer) && !preparation.unknown.contains(peer));
-        if preparation.missing.is_empty() {
-            self.encrypt();
+        preparation.missing.retain(|peer| self.lacks_session(peer) && !preparation.unknown.contains(peer));
+        self.proceed(preparation);
+    }
+
+    /// Opens a session; earlier ones with the peer stay good for what is still on its way.
+    fn open_session(&mut self, peer: WaId, bundle: &KeyBundle) -> Result<(), e2e::Error> {
+        match self.ratchets.get_mut(&peer) {
+            Some(ratchet) => ratchet.renew(&self.keys.account, bundle),
+            None => Ratchet::outbound(&self.keys.account, bundle).map(|ratchet| drop(self.ratchets.put(peer, ratchet))),
         }
     }
 
     /// Every session is there: encrypts, stores the stepped sessions, sends after the commit.
-    fn encrypt(&mut self) {
-        let Some(preparation) = self.preparation.take().filter(|p| p.generation == self.generation) else { return };
+    fn encrypt(&mut self, preparation: Preparation) {
         let mut envelopes = Vec::with_capacity(preparation.messages.len());
         let mut peers = HashSet::new();
         for message in preparation.messages {
-            let Some(ratchet) = self.ratchets.get_mut(&message.recipient) else {
+            let session = self.ratchets.get_mut(&message.recipient).filter(|_| !preparation.unknown.contains(&message.recipient));
+            let Some(ratchet) = session else {
                 let verdict = Verdict {
                     slot: message.slot,
                     seq: message.seq,

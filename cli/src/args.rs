@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Sandbox(Box<SandboxArgs>),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(PhoneArgs),
+    /// Look at, add and remove the templates of a sandbox.
+    Template(TemplateArgs),
     /// Show shards, owners, epochs, backlog and connections of a sandbox.
     Status(StatusArgs),
     /// Measure: accept rate and full cycles, with and without batching.
@@ -92,6 +94,9 @@ pub(crate) struct SandboxArgs {
     /// Accepted messages a shard may hold that the network has not taken; past it 503.
     #[arg(long, env = "ESTAFET_SANDBOX_MAX_OUTBOX", default_value_t = 1_000_000)]
     pub(crate) max_outbox: u64,
+    /// Templates that may be sent beside the samples (docs/templates.md), may be repeated.
+    #[arg(long, env = "ESTAFET_SANDBOX_TEMPLATES", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) templates: Vec<PathBuf>,
     /// Use a network that runs elsewhere (host:port, may be repeated for fallback) instead of one in this process.
     #[arg(long, env = "ESTAFET_SANDBOX_NETWORK", value_delimiter = ',')]
     pub(crate) network: Vec<String>,
@@ -131,6 +136,40 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TemplateArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(subcommand)]
+    pub(crate) command: TemplateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// List the templates.
+    List {
+        /// Print JSON, in the layout that `add` reads.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add the templates of a file; one that is there already is replaced. They are gone when the
+    /// sandbox ends: `estafet sandbox --templates FILE` adds them each time.
+    Add {
+        /// The file (docs/templates.md).
+        file: PathBuf,
+    },
+    /// Remove a template.
+    Remove {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Only in this language, for instance en_US.
+        #[arg(long)]
+        language: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PhoneArgs {
     #[command(flatten)]
     pub(crate) target: Target,
@@ -164,7 +203,7 @@ pub(crate) enum PhoneCommand {
         mode: String,
     },
     /// Make a phone write to the business.
-    Send(PhoneSendArgs),
+    Send(Box<PhoneSendArgs>),
     /// Show what a phone received.
     Inbox {
         /// The phone.
@@ -195,6 +234,24 @@ pub(crate) struct PhoneSendArgs {
     /// A tap on a template's quick-reply button, with this payload.
     #[arg(long, group = "message", value_name = "PAYLOAD")]
     pub(crate) button: Option<String>,
+    /// A tap on a button of an interactive message: ID:TITLE
+    #[arg(long, group = "message", value_name = "ID:TITLE")]
+    pub(crate) button_reply: Option<String>,
+    /// A choice from a list: ID:TITLE or ID:TITLE:DESCRIPTION
+    #[arg(long, group = "message", value_name = "ID:TITLE[:DESCRIPTION]")]
+    pub(crate) list_reply: Option<String>,
+    /// What a user filled in a flow, as JSON.
+    #[arg(long, group = "message", value_name = "JSON")]
+    pub(crate) flow_reply: Option<String>,
+    /// An order, as JSON: {"catalog_id":"1","product_items":[...],"text":"..."}
+    #[arg(long, group = "message", value_name = "JSON")]
+    pub(crate) order: Option<String>,
+    /// Contacts, as a JSON array: [{"name":{"formatted_name":"Ana"},"phones":[{"phone":"+1 650 555 1234"}]}]
+    #[arg(long, group = "message", value_name = "JSON")]
+    pub(crate) contacts: Option<String>,
+    /// A message of a type the API does not have; the business is told of an unknown one.
+    #[arg(long, group = "message")]
+    pub(crate) unsupported: bool,
     /// A reaction to the message given with --context; an empty one takes it back.
     #[arg(long, group = "message", value_name = "EMOJI")]
     pub(crate) reaction: Option<String>,

@@ -6,6 +6,7 @@ mod output;
 mod phone;
 mod sandbox;
 mod status;
+mod template;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Sandbox(args) => sandbox::run(*args).await,
         Command::Phone(args) => phone::run(args).await,
+        Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Bench(args) => estafet_bench::run(args).await,
         Command::Completions { shell } => {

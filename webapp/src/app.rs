@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     route::Router,
     settings::SettingsService,
+    template::{Library, Shelf},
 };
 
 /// How often other replicas' changes of accounts are looked for (S4: 1 s).
@@ -47,6 +48,7 @@ pub(crate) struct App {
     pub(crate) router: Arc<Router>,
     pub(crate) contacts: Arc<Contacts>,
     pub(crate) settings: SettingsService,
+    pub(crate) templates: Arc<Shelf>,
     pub(crate) metrics: Arc<Metrics>,
     limiter: Limiter,
     ids: Mutex<IdGenerator>,
@@ -57,6 +59,7 @@ impl App {
     /// Prepares accounts, keys, caches and links, and starts what runs beside.
     pub(crate) async fn prepare(config: Config, deps: &Deps) -> Result<Arc<Self>, Error> {
         config.check()?;
+        let templates = Arc::new(Shelf::load(&config.template_files, config.sample_templates)?);
         let (store, clock, tasks) = (deps.store.clone(), deps.clock.clone(), deps.tasks.clone());
         let key = secret_key(&store).await?;
         let tag = store.next_tag().await.map_err(|source| Error::Store { what: "the id generator", source })?;
@@ -90,6 +93,7 @@ impl App {
             router,
             contacts,
             settings,
+            templates,
             metrics,
         }))
     }
@@ -131,8 +135,8 @@ impl App {
     }
 
     /// How messages of the number are judged.
-    pub(crate) fn message_rules(&self) -> Rules {
-        Rules { sender: self.config.number, strict: self.config.strict_params }
+    pub(crate) fn message_rules<'a>(&self, templates: &'a Library) -> Rules<'a> {
+        Rules { sender: self.config.number, strict: self.config.strict_params, templates }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an operator may set, with units, defaults and allowed values. All problems are found by
 //! [`Config::check`] before a port opens.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use estafet_model::WaId;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,12 @@ pub struct Config {
     pub initial_admin_password: Option<String>,
     /// Callback URL set at start when the database has none.
     pub initial_webhook_url: Option<String>,
+    /// Files with the templates that may be sent (docs/templates.md), read at start.
+    pub template_files: Vec<PathBuf>,
+    /// Whether the sample templates, namespace `estafet_sandbox`, may be sent as well.
+    pub sample_templates: bool,
+    /// Whether templates can be added and removed at `/sandbox/templates`, by loopback peers only.
+    pub template_control: bool,
     /// One unary call for each request instead of the batched stream (for comparisons only).
     pub naive: bool,
     /// Caps and rates.
@@ -130,6 +136,9 @@ impl Default for Config {
             token_lifetime: Duration::from_secs(7 * 24 * 3600),
             initial_admin_password: None,
             initial_webhook_url: None,
+            template_files: Vec::new(),
+            sample_templates: false,
+            template_control: false,
             naive: false,
             limits: Limits::default(),
         }

@@ -3,17 +3,22 @@
 //! Requests are read into this first and checked by hand, so that every refusal can name the
 //! member at fault. Depth stops at 128 (serde_json), duplicate members: the last one counts.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use estafet_model::{ApiError, Code};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Serialize, Serializer,
+    de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor},
+    ser::SerializeMap as _,
+};
+use serde_json::Number;
 
 /// A value.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Json<'a> {
     Null,
     Bool(bool),
-    Number,
+    Number(Number),
     Text(Cow<'a, str>),
     List(Vec<Json<'a>>),
     Object(Object<'a>),
@@ -41,6 +46,11 @@ impl<'a> Object<'a> {
     /// A member; `null` counts as absent.
     pub(crate) fn get(&self, name: &str) -> Option<&Json<'a>> {
         self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| **value != Json::Null)
+    }
+
+    /// All members, as they came.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &Json<'a>)> {
+        self.0.iter().map(|(name, value)| (name.as_ref(), value))
     }
 
     /// The names of all members.
@@ -88,6 +98,33 @@ impl<'de> Deserialize<'de> for Json<'de> {
     }
 }
 
+/// As it came, but of members with the same name only the last one.
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Json::Null => serializer.serialize_unit(),
+            Json::Bool(value) => serializer.serialize_bool(*value),
+            Json::Number(number) => number.serialize(serializer),
+            Json::Text(text) => serializer.serialize_str(text),
+            Json::List(list) => serializer.collect_seq(list),
+            Json::Object(object) => object.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut seen = HashSet::with_capacity(self.0.len());
+        let mut members: Vec<_> = self.0.iter().rev().filter(|(name, _)| seen.insert(name.as_ref())).collect();
+        members.reverse();
+        let mut map = serializer.serialize_map(Some(members.len()))?;
+        for (name, value) in members {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
 struct Reader;
 
 impl<'de> Visitor<'de> for Reader {
@@ -105,16 +142,17 @@ impl<'de> Visitor<'de> for Reader {
         Ok(Json::Bool(value))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Json<'de>, E> {
-        Ok(Json::Number)
+    fn visit_u64<E>(self, number: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(number.into()))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Json<'de>, E> {
-        Ok(Json::Number)
+    fn visit_i64<E>(self, number: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(number.into()))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Json<'de>, E> {
-        Ok(Json::Number)
+    fn visit_f64<E>(self, number: f64) -> Result<Json<'de>, E> {
+        // serde_json refuses numbers that are not finite.
+        Ok(Number::from_f64(number).map_or(Json::Null, Json::Number))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
@@ -164,6 +202,13 @@ mod tests {
         assert!(matches!(object.get("a"), Some(Json::Text(Cow::Borrowed("last")))));
         assert_eq!(object.get("n"), None);
         assert_eq!(object.text("e", "e").unwrap(), Some("A"));
+    }
+
+    #[test]
+    fn what_is_written_again_is_what_came_without_shadowed_members() {
+        let text = r#"{"z":[1,-2,0.5,true,null,"\u0041"],"a":{"b":1,"b":{"c":[]}}}"#;
+        let written = serde_json::to_string(&parse_object(text.as_bytes()).unwrap()).unwrap();
+        assert_eq!(written, r#"{"z":[1,-2,0.5,true,null,"A"],"a":{"b":{"c":[]}}}"#);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! * `routes`: one file a resource; the table of who may call what is `routes::router`.
 //! * `message`, `json`, `request`: what clients send, checked (pure). `answer`: the envelope.
+//! * `template`: the templates that may be sent, and how a request is put into one.
 //! * `auth`: passwords, tokens, accounts, throttling. `limiter`: request rates.
 //! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
 //! * `http`: the server below the routes.
@@ -27,6 +28,7 @@ mod request;
 mod route;
 mod routes;
 mod settings;
+mod template;
 
 use std::sync::Arc;
 
@@ -38,6 +40,7 @@ use tonic::transport::Channel;
 
 pub use config::{Config, ContactMode, Limits, LogoutScope};
 pub use error::Error;
+pub use template::check_template_files;
 
 use app::App;
 
@@ -71,7 +74,7 @@ pub async fn start(listener: TcpListener, config: Config, deps: Deps) -> Result<
     let app = App::prepare(config, &deps).await?;
     let answers = canned_answers(&app);
     let metrics = app.metrics.clone();
-    http::serve(listener, routes::router(app, deps.extra), answers, &limits, &tasks, metrics);
+    http::serve(listener, routes::router(app.clone(), beside(&app, deps.extra)), answers, &limits, &tasks, metrics);
     Ok(())
 }
 
@@ -79,7 +82,17 @@ pub async fn start(listener: TcpListener, config: Config, deps: Deps) -> Result<
 /// and `extra` is out of reach: nobody has an address.
 pub async fn app(config: Config, deps: Deps) -> Result<axum::Router, Error> {
     let app = App::prepare(config, &deps).await?;
-    Ok(routes::router(app, deps.extra))
+    let extra = beside(&app, deps.extra);
+    Ok(routes::router(app, extra))
+}
+
+/// The routes for loopback peers only.
+fn beside(app: &App, extra: Option<axum::Router>) -> Option<axum::Router> {
+    let control = app.config.template_control.then(|| template::control::router(app.templates.clone()));
+    match (extra, control) {
+        (Some(extra), Some(control)) => Some(extra.merge(control)),
+        (extra, control) => extra.or(control),
+    }
 }
 
 /// Whole answers for what never becomes a request.

@@ -13,6 +13,7 @@ pub(crate) struct Metrics {
     duration: Histogram<f64>,
     held: UpDownCounter<i64>,
     connections: UpDownCounter<i64>,
+    fallback_policies: Counter<u64>,
 }
 
 impl Metrics {
@@ -27,6 +28,10 @@ impl Metrics {
                 .build(),
             held: meter.i64_up_down_counter("webapp_requests_held").with_description("Requests held through a handoff").build(),
             connections: meter.i64_up_down_counter("webapp_connections").with_description("Open client connections").build(),
+            fallback_policies: meter
+                .u64_counter("webapp_template_fallback_policies")
+                .with_description("Template messages with the policy `fallback`, sent as `deterministic`")
+                .build(),
         }
     }
 
@@ -40,6 +45,11 @@ impl Metrics {
     /// Requests began (or, negative, ceased) to be held.
     pub(crate) fn held(&self, change: i64) {
         self.held.add(change, &[]);
+    }
+
+    /// A template message asked for the policy `fallback`.
+    pub(crate) fn asked_fallback(&self) {
+        self.fallback_policies.add(1, &[]);
     }
 
     /// Connections were opened (or, negative, closed).

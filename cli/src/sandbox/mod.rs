@@ -111,6 +111,9 @@ fn check(args: &SandboxArgs) -> anyhow::Result<ShardCount> {
     if args.api_key.as_ref().is_some_and(|key| !(12..=128).contains(&key.chars().count())) {
         problems.push("--api-key: 12 to 128 characters".to_owned());
     }
+    if let Err(error) = estafet_webapp::check_template_files(&args.templates) {
+        problems.push(format!("--templates: {error}"));
+    }
     match shards {
         Some(shards) if problems.is_empty() => Ok(shards),
         _ => bail!("{}", problems.join("; ")),
@@ -183,6 +186,9 @@ fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
         token_lifetime: Duration::from_secs(args.token_lifetime),
         initial_admin_password: args.admin_password.clone(),
         initial_webhook_url: args.webhook_url.clone(),
+        template_files: args.templates.clone(),
+        sample_templates: true,
+        template_control: true,
         naive: args.naive,
         limits: limits(args),
         ..estafet_webapp::Config::default()

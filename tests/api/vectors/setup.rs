@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 
 /// Phones the vectors write to and hear from.
 const PHONES: &[(&str, &str)] = &[("16315551234", "Kerry"), ("16315551001", "Ana"), ("558299887766", "Brisa")];
+/// The namespace of the vectors' templates.
+const TEMPLATES: &str = "estafet_sandbox";
 const USER_PASSWORD: &str = "Us3r!pass";
 
 /// How the sandbox of a vector is started.
@@ -116,7 +118,7 @@ impl Stage {
         names.set("admin_pass", ADMIN_PASSWORD);
         names.set("api_key", API_KEY);
         names.set("business_number", &self.sandbox.ready().business_number);
-        names.set("template_ns", "estafet_sandbox");
+        names.set("template_ns", TEMPLATES);
         // Stands for an uploaded file where the message is refused whatever it names.
         names.set("media_ogg", "00000000-0000-4000-8000-000000000001");
         if let Some(token) = self.admin.as_ref().and_then(Api::token) {
@@ -216,9 +218,22 @@ async fn bring_about(state: &str, stage: &Stage, account: &Api, user: &str, name
             stage.sink.wait_for_message(&id).await?;
             names.set("inbound_id", id);
         }
+        "template_order_update_en_US_two_body_params" => {
+            let body = json!({ "type": "BODY", "text": "Hello {{1}}, your order will arrive {{2}}." });
+            add_template(stage, "order_update", &json!([body])).await?;
+        }
+        "template_pic_note_image_header" => {
+            let header = json!({ "type": "HEADER", "format": "IMAGE" });
+            add_template(stage, "pic_note", &json!([header, { "type": "BODY", "text": "Have a look." }])).await?;
+        }
         other => bail!("nothing brings about the state `{other}`"),
     }
     Ok(())
+}
+
+async fn add_template(stage: &Stage, name: &str, components: &Value) -> anyhow::Result<()> {
+    let template = json!({ "namespace": TEMPLATES, "name": name, "language": "en_US", "components": components });
+    stage.anonymous.add_templates(&template).await
 }
 
 async fn succeed(api: &Api, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<()> {

@@ -198,6 +198,11 @@ impl Api {
         Ok(self.call(Method::GET, "/metrics", None).await?.expect(StatusCode::OK)?.text)
     }
 
+    /// Adds templates to a sandbox: a list as in a file, or one.
+    pub async fn add_templates(&self, templates: &Value) -> anyhow::Result<()> {
+        self.call(Method::POST, "/sandbox/templates", Some(templates)).await?.expect(StatusCode::CREATED).map(drop)
+    }
+
     // -- phones of the sandbox --
 
     /// Puts a phone on the network.

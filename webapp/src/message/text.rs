@@ -4,6 +4,7 @@
 use estafet_model::{ApiError, Code};
 use serde::Serialize;
 
+use super::shape::is_longer_than;
 use crate::json::Object;
 
 /// Longest text, in code points.
@@ -33,9 +34,4 @@ pub(super) fn read<'a>(request: &'a Object<'_>) -> Result<Text<'a>, ApiError> {
     let inner = text.bool("preview_url", "text.preview_url")?;
     let preview_url = request.bool("preview_url", "preview_url")?.or(inner).unwrap_or(false);
     Ok(Text { text: Body { body }, preview_url })
-}
-
-fn is_longer_than(text: &str, limit: usize) -> bool {
-    // A text has at most as many code points as bytes.
-    text.len() > limit && text.chars().count() > limit
 }

@@ -35,7 +35,11 @@ struct Message {
 pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
     let body = call.json(&app).await?;
     ready(&app)?;
-    let accepted = message::accept(&body, app.message_rules())?;
+    let templates = app.templates.current();
+    let accepted = message::accept(&body, app.message_rules(&templates))?;
+    if accepted.asked_fallback {
+        app.metrics.asked_fallback();
+    }
     if app.config.legacy_contact_check && !app.contacts.is_known_valid(accepted.recipient).await {
         return Err(ApiError::new(Code::NotFound, "unknown contact").into());
     }

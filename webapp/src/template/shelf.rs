@@ -1,0 +1,118 @@
+//! The library in use: shipped samples, then files, a later template in place of an earlier one;
+//! in the sandbox changed at run time. Requests take the library as it is and keep it to their end.
+
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{definition, language::Language, library, library::Library, model::Template};
+use crate::error::Error;
+
+const SAMPLES: &[u8] = include_bytes!("samples.json");
+
+/// The library in use.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf(Mutex<Arc<Library>>);
+
+/// There is no room for more templates.
+#[derive(Debug, thiserror::Error)]
+#[error("there would be more than {} templates", library::CAPACITY)]
+pub(crate) struct Full;
+
+/// Finds every template file that cannot be read, with the entry at fault.
+pub fn check_files(files: &[PathBuf]) -> Result<(), Error> {
+    let problems: Vec<String> = files.iter().filter_map(|file| read(file).err()).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Error::Config(problems.join("; "))) }
+}
+
+fn read(file: &Path) -> Result<Vec<Template>, String> {
+    let told = |why: &dyn Display| format!("templates in {}: {why}", file.display());
+    let text = std::fs::read(file).map_err(|error| told(&error))?;
+    definition::read(&text).map_err(|error| told(&error))
+}
+
+impl Shelf {
+    /// Reads the files; `with_samples` puts the shipped templates in first.
+    pub(crate) fn load(files: &[PathBuf], with_samples: bool) -> Result<Self, Error> {
+        check_files(files)?;
+        let shelf = Self::default();
+        if with_samples {
+            shelf.add(definition::read(SAMPLES).expect("a test reads the samples")).expect("the samples are few");
+        }
+        for file in files {
+            let templates = read(file).map_err(Error::Config)?;
+            shelf.add(templates).map_err(|full| Error::Config(format!("templates in {}: {full}", file.display())))?;
+        }
+        Ok(shelf)
+    }
+
+    /// The library as it is now.
+    pub(crate) fn current(&self) -> Arc<Library> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds all of the templates or none.
+    pub(super) fn add(&self, templates: Vec<Template>) -> Result<(), Full> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut library = Library::clone(&current);
+        templates.into_iter().for_each(|template| library.insert(template));
+        if library.len() > library::CAPACITY {
+            return Err(Full);
+        }
+        *current = Arc::new(library);
+        Ok(())
+    }
+
+    /// Removes a template in one language or in all; says how many there were.
+    pub(super) fn remove(&self, namespace: &str, name: &str, language: Option<&Language>) -> usize {
+        Arc::make_mut(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)).remove(namespace, name, language)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_samples_are_the_ones_of_the_sandbox_contract() {
+        let library = Shelf::load(&[], true).unwrap().current();
+        let names: Vec<_> = library.entries().map(|entry| (entry.name.as_str(), entry.language.as_str())).collect();
+        let expected = [("hello_world", "en_US"), ("order_update", "en_US"), ("promo_image", "en_US"), ("order_update", "id")];
+        assert_eq!(names, expected);
+        assert!(library.entries().all(|entry| entry.namespace == "estafet_sandbox"));
+    }
+
+    #[test]
+    fn files_are_refused_all_at_once_with_file_and_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let body = r#"[{"type":"BODY","text":"Hi"}]"#;
+        let fine = file(
+            "fine.json",
+            &format!(r#"{{"namespace":"n","templates":[{{"name":"a","language":"en","components":{body}}}]}}"#),
+        );
+        let broken = file("broken.json", "{");
+        let wrong = file("wrong.json", r#"{"namespace":"n","templates":[{"name":"b","language":"en","components":[]}]}"#);
+        assert_eq!(Shelf::load(std::slice::from_ref(&fine), false).unwrap().current().len(), 1);
+        let told = Shelf::load(&[fine, broken, wrong, dir.path().join("none.json")], false).unwrap_err().to_string();
+        for part in ["broken.json: not a list", "wrong.json: template 1 (b): a body is needed", "none.json: No such file"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_request_keeps_the_library_it_began_with() {
+        let shelf = Shelf::load(&[], true).unwrap();
+        let before = shelf.current();
+        assert_eq!(shelf.remove("estafet_sandbox", "order_update", None), 2);
+        assert_eq!((before.len(), shelf.current().len()), (4, 2));
+    }
+}

@@ -1,7 +1,7 @@
 //! Callback bodies (spec/webhooks.md §3, §6, §7), rendered once and posted byte-identical at every try.
 
 use bytes::Bytes;
-use estafet_model::{Code, Status, WaId};
+use estafet_model::{Code, MessageId, Status, WaId, message_id::Direction};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -105,13 +105,14 @@ pub fn status(event: &StatusEvent<'_>) -> Bytes {
     })
 }
 
-/// The body that tells an incoming message. `content` is the message as the phone wrote it: an
-/// object with `type` and the member named like it; what is no such object becomes `unknown`.
-pub fn inbound(sender: WaId, profile_name: &str, id: &str, at_ms: i64, content: &[u8]) -> Bytes {
+/// The body that tells `business` of an incoming message. `content` is the message as the phone wrote it:
+/// an object with `type` and the member named like it; what is no such object becomes `unknown`.
+pub fn inbound(business: WaId, sender: WaId, profile_name: &str, id: &str, at_ms: i64, content: &[u8]) -> Bytes {
     let mut message = match serde_json::from_slice(content) {
         Ok(Value::Object(content)) if is_known(&content) => content,
         _ => unknown(),
     };
+    settle(&mut message, business, sender);
     let is_system = message.get("type").is_some_and(|t| t == "system");
     message.insert("from".to_owned(), json!(sender));
     message.insert("id".to_owned(), json!(id));
@@ -156,10 +157,40 @@ const INBOUND_TYPES: [&str; 14] = [
 ];
 
 fn is_known(content: &Map<String, Value>) -> bool {
-    content
-        .get("type")
-        .and_then(Value::as_str)
-        .is_some_and(|kind| INBOUND_TYPES.contains(&kind) && content.get(kind).is_some_and(|member| !member.is_null()))
+    let Some(kind) = content.get("type").and_then(Value::as_str).filter(|kind| INBOUND_TYPES.contains(kind)) else {
+        return false;
+    };
+    match (kind, content.get(kind)) {
+        ("contacts", Some(member)) => member.is_array(),
+        ("interactive", Some(member)) => is_known_reply(member),
+        (_, Some(member)) => member.is_object(),
+        (_, None) => false,
+    }
+}
+
+/// Replies to interactive messages are of the kinds a business knows.
+fn is_known_reply(interactive: &Value) -> bool {
+    let kind = interactive.get("type").and_then(Value::as_str).unwrap_or_default();
+    ["button_reply", "list_reply", "nfm_reply"].contains(&kind) && interactive.get(kind).is_some_and(Value::is_object)
+}
+
+/// Gives members that a phone may leave out or send empty the form callbacks have.
+fn settle(message: &mut Map<String, Value>, business: WaId, sender: WaId) {
+    if let Some(Value::Object(context)) = message.get_mut("context")
+        && let Some(Ok(quoted)) = context.get("id").and_then(Value::as_str).map(str::parse::<MessageId>)
+    {
+        let author = if quoted.direction() == Direction::Outgoing { business } else { sender };
+        context.entry("from").or_insert_with(|| json!(author));
+    }
+    if let Some(Value::Object(button)) = message.get_mut("button") {
+        button.entry("payload").or_insert(Value::Null);
+    }
+    // A reaction that was taken back has no emoji.
+    if let Some(Value::Object(reaction)) = message.get_mut("reaction")
+        && reaction.get("emoji").is_some_and(|emoji| emoji.is_null() || emoji == "")
+    {
+        reaction.remove("emoji");
+    }
 }
 
 fn unknown() -> Map<String, Value> {
@@ -185,6 +216,10 @@ mod tests {
 
     fn sender() -> WaId {
         "16315551234".parse().unwrap()
+    }
+
+    fn business() -> WaId {
+        "15550000001".parse().unwrap()
     }
 
     fn parse(body: &Bytes) -> Value {
@@ -224,7 +259,7 @@ mod tests {
 
     #[test]
     fn an_incoming_text_names_its_contact() {
-        let body = inbound(sender(), "Kerry", "ABGG", 1_518_694_235_000, br#"{"type":"text","text":{"body":"hi"}}"#);
+        let body = inbound(business(), sender(), "Kerry", "ABGG", 1_518_694_235_000, br#"{"type":"text","text":{"body":"hi"}}"#);
         assert_eq!(
             parse(&body),
             json!({"contacts": [{"profile": {"name": "Kerry"}, "wa_id": "16315551234"}],
@@ -233,9 +268,75 @@ mod tests {
     }
 
     #[test]
+    fn every_type_without_media_arrives_as_it_was_written() {
+        for (kind, content) in [
+            ("location", json!({"latitude": 38.98, "longitude": -131.94, "name": "Sea"})),
+            ("contacts", json!([{"name": {"formatted_name": "Ana Lee", "first_name": "Ana"}}])),
+            ("button", json!({"payload": "YES", "text": "Yes"})),
+            ("button", json!({"payload": null, "text": "Yes"})),
+            ("interactive", json!({"type": "button_reply", "button_reply": {"id": "1", "title": "Yes"}})),
+            ("interactive", json!({"type": "list_reply", "list_reply": {"id": "1", "title": "One", "description": "d"}})),
+            ("interactive", json!({"type": "nfm_reply", "nfm_reply": {"name": "flow", "body": "Sent", "response_json": "{}"}})),
+            ("order", json!({"catalog_id": "1", "product_items": [{"product_retailer_id": "2", "quantity": 1}], "text": "t"})),
+            ("reaction", json!({"message_id": "gBGG", "emoji": "👍"})),
+        ] {
+            let mut written = json!({"type": kind, "context": {"id": "gBGG", "from": "15550000001"}});
+            written[kind] = content;
+            let mut expected = written.clone();
+            for (member, value) in [("from", "16315551234"), ("id", "ABGG"), ("timestamp", "1518694235")] {
+                expected[member] = json!(value);
+            }
+            let body = parse(&inbound(business(), sender(), "Kerry", "ABGG", 1_518_694_235_000, written.to_string().as_bytes()));
+            assert_eq!(body["messages"], json!([expected]));
+            assert_eq!(body["contacts"], json!([{"profile": {"name": "Kerry"}, "wa_id": "16315551234"}]));
+        }
+    }
+
+    #[test]
+    fn a_reaction_taken_back_has_no_emoji_and_a_button_always_a_payload() {
+        let message = |content: Value| {
+            parse(&inbound(business(), sender(), "", "ABGG", 0, content.to_string().as_bytes()))["messages"][0].clone()
+        };
+        for emoji in [json!(""), json!(null)] {
+            let removed = message(json!({"type": "reaction", "reaction": {"message_id": "gBGG", "emoji": emoji}}));
+            assert_eq!(removed["reaction"], json!({"message_id": "gBGG"}));
+        }
+        let button = message(json!({"type": "button", "button": {"text": "Yes"}}));
+        assert_eq!(button["button"], json!({"payload": null, "text": "Yes"}));
+    }
+
+    #[test]
+    fn a_reply_names_the_author_of_what_it_quotes() {
+        for (context, expected) in [
+            (json!({"id": "gBGGFlA5FpafAgkOuJbRq54qwbM"}), json!("15550000001")),
+            (json!({"id": "ABGGFlA5FpafAgo6tHcNmNjXmuSf"}), json!("16315551234")),
+            (json!({"id": "gBGGFlA5FpafAgkOuJbRq54qwbM", "from": "1"}), json!("1")),
+            (json!({"id": "foreign"}), Value::Null),
+            (json!({"forwarded": true}), Value::Null),
+        ] {
+            let content = json!({"type": "text", "text": {"body": "hi"}, "context": context}).to_string();
+            let body = parse(&inbound(business(), sender(), "", "ABGG", 0, content.as_bytes()));
+            assert_eq!(body["messages"][0]["context"]["from"], expected, "{content}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_understood_arrives_as_unknown() {
-        for content in [&b"not json"[..], b"[]", br#"{"type":"poll","poll":{}}"#, br#"{"type":"text"}"#, b"\xff"] {
-            let body = parse(&inbound(sender(), "", "ABGG", 0, content));
+        let contents = [
+            &b"not json"[..],
+            b"[]",
+            br#"{"type":"poll","poll":{}}"#,
+            br#"{"type":"unsupported"}"#,
+            br#"{"type":"text"}"#,
+            br#"{"type":"text","text":null}"#,
+            br#"{"type":"location","location":"here"}"#,
+            br#"{"type":"contacts","contacts":{}}"#,
+            br#"{"type":"interactive","interactive":{"type":"carousel_reply","carousel_reply":{}}}"#,
+            br#"{"type":"interactive","interactive":{"type":"list_reply"}}"#,
+            b"\xff",
+        ];
+        for content in contents {
+            let body = parse(&inbound(business(), sender(), "", "ABGG", 0, content));
             assert_eq!(body["messages"][0]["type"], "unknown");
             assert_eq!(body["messages"][0]["errors"][0]["code"], 501);
             assert_eq!(body["contacts"], json!([{"wa_id": "16315551234"}]));

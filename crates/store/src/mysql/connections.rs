@@ -30,8 +30,8 @@ const ACQUIRE: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A session idle for longer is asked whether it is still there before it is used.
 const FRESH: Duration = Duration::from_secs(1);
-/// Shorter than `wait_timeout`, so that we end idle sessions and not the server.
-const IDLE: Duration = Duration::from_secs(6);
+/// Looked at as often as that; so it is we who end idle sessions, and not the server after `wait_timeout`.
+const IDLE: Duration = Duration::from_secs(4);
 /// Statements prepared for each session: there are about fifty.
 const STATEMENTS: usize = 128;
 

@@ -11,7 +11,7 @@ use sqlx::{FromRow, MySql, mysql::MySqlArguments, mysql::MySqlRow, query::QueryA
 
 use super::{
     commit::{packed_rows, places, positions, rows, texts},
-    connections::Connections,
+    connections::{Connections, answered},
 };
 use crate::{
     InboundRow, MessageRow, OwnerRow, Result, SessionRow, StatusRow, StoredEvent, decode,
@@ -89,6 +89,7 @@ where
     R: for<'r> FromRow<'r, MySqlRow> + Send + Unpin,
 {
     let mut rows = Vec::new();
+    let mut session = reader.session().await?;
     for part in after.chunks(SLOTS) {
         let mut query: QueryAs<'_, MySql, R, MySqlArguments> = sqlx::query_as(sql);
         for i in 0..SLOTS {
@@ -98,8 +99,9 @@ where
                 query = query.bind(i64::from(limit));
             }
         }
-        rows.append(&mut reader.rows(query).await?);
+        rows.append(&mut answered(query.fetch_all(&mut *session)).await?);
     }
+    session.keep();
     Ok(rows)
 }
 

@@ -5,6 +5,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -33,7 +34,9 @@ impl MySqlServer {
         succeeded(&run(install.arg("--innodb-log-file-size=8M")));
 
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let mut server = Command::new("mariadbd");
+        // Debian keeps it where only root looks.
+        let program = if Path::new("/usr/sbin/mariadbd").exists() { "/usr/sbin/mariadbd" } else { "mariadbd" };
+        let mut server = Command::new(program);
         server.args(["--no-defaults", &data, &temporary, &format!("--port={port}"), &format!("--socket={}", path("s"))]);
         server.args(["--bind-address=127.0.0.1", "--skip-name-resolve", &format!("--pid-file={}", path("pid"))]);
         server.args(["--skip-log-bin", "--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--sync-frm=OFF"]);
@@ -49,7 +52,7 @@ impl MySqlServer {
             server.arg("--user=root");
         }
         let log = fs::File::create(path("log")).unwrap();
-        let child = server.stdout(Stdio::null()).stderr(log).spawn().unwrap_or_else(|cause| absent("mariadbd", &cause));
+        let child = server.stdout(Stdio::null()).stderr(log).spawn().unwrap_or_else(|cause| absent(program, &cause));
         let mut server = Self { child, port, directory };
         server.wait_until_ready();
         let password = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");

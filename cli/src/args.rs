@@ -22,7 +22,7 @@ pub(crate) enum Command {
     /// Start everything in one process: API, network and simulated phones.
     Sandbox(Box<SandboxArgs>),
     /// Look at the simulated phones of a sandbox and make them act.
-    Phone(PhoneArgs),
+    Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.
     Template(TemplateArgs),
     /// Show shards, owners, epochs, backlog and connections of a sandbox.

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Sandbox(args) => sandbox::run(*args).await,
-        Command::Phone(args) => phone::run(args).await,
+        Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Bench(args) => estafet_bench::run(args).await,

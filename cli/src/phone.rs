@@ -176,7 +176,8 @@ mod tests {
 
     fn parse(args: &[&str]) -> anyhow::Result<Value> {
         let cli = Cli::try_parse_from(["estafet", "phone", "send", "--from", "15550001001"].iter().chain(args))?;
-        let Command::Phone(PhoneArgs { command: PhoneCommand::Send(args), .. }) = cli.command else { bail!("not a send") };
+        let Command::Phone(phone) = cli.command else { bail!("not about phones") };
+        let PhoneCommand::Send(args) = phone.command else { bail!("not a send") };
         content(*args)
     }
 

@@ -169,10 +169,12 @@ fn read_header(component: &Component) -> Result<Header, String> {
     let kind = match component.format.as_deref().unwrap_or("TEXT").to_ascii_uppercase().as_str() {
         "TEXT" => {
             let text = component.text.as_deref().filter(|text| !text.is_empty()).ok_or("has no text")?;
+            if text.chars().count() > super::HEADER_LIMIT {
+                return Err(format!("is longer than {} characters", super::HEADER_LIMIT));
+            }
             let pattern = Pattern::parse(text).map_err(|error| error.to_string())?;
             return match pattern.count() {
-                0 | 1 if text.chars().count() <= super::HEADER_LIMIT => Ok(Header::Text(pattern)),
-                0 | 1 => Err(format!("is longer than {} characters", super::HEADER_LIMIT)),
+                0 | 1 => Ok(Header::Text(pattern)),
                 _ => Err("has more than one parameter".to_owned()),
             };
         }
@@ -229,6 +231,9 @@ fn read_button(button: &ButtonEntry) -> Result<Button, String> {
 }
 
 fn url_action(url: &str) -> Result<Action, String> {
+    if url.chars().count() > super::URL_LIMIT {
+        return Err(format!("the url is longer than {} characters", super::URL_LIMIT));
+    }
     let pattern = Pattern::parse(url).map_err(|error| error.to_string())?;
     let (has_suffix, prefix) = match pattern.count() {
         0 => (false, url),
@@ -308,6 +313,7 @@ mod tests {
             (button(json!({ "type": "URL", "text": "Go" })), "button 0: has no url"),
             (button(json!({ "type": "URL", "text": "Go", "url": "ftp://x/" })), "not an http or https address"),
             (button(json!({ "type": "URL", "text": "Go", "url": "https://x/{{1}}/y" })), "must be at its end"),
+            (button(json!({ "type": "URL", "text": "Go", "url": "a".repeat(2001) })), "the url is longer than 2000"),
             (button(json!({ "type": "PHONE_NUMBER", "text": "Go", "phone_number": "call me" })), "not a phone number"),
             (button(json!({ "type": "QUICK_REPLY", "text": "a".repeat(26) })), "1 to 25 characters"),
             (button(json!({ "type": "LEVER", "text": "Go" })), "type `LEVER` is not supported"),

@@ -7,7 +7,7 @@ use estafet_model::{ApiError, Code};
 use serde::Serialize;
 
 use super::{
-    BODY_LIMIT, HEADER_LIMIT,
+    BODY_LIMIT, HEADER_LIMIT, URL_LIMIT,
     call::{ButtonCall, Call, Parameter},
     model::{Action, Button, Header, MediaKind, Template},
 };
@@ -17,8 +17,6 @@ use crate::json::Object;
 const PAYLOAD_LIMIT: usize = 256;
 /// Longest coupon code, in characters.
 const COUPON_LIMIT: usize = 15;
-/// Longest address of a button, in characters.
-const URL_LIMIT: usize = 2000;
 /// More spaces than this in a row are not for bodies.
 const SPACES_LIMIT: usize = 4;
 

@@ -63,7 +63,7 @@ impl Library {
     /// ended with v2.27.8.
     pub(super) fn find(&self, namespace: &str, name: &str, language: &Language) -> Result<&Template, ApiError> {
         let packs = self.namespaces.get(namespace).ok_or_else(|| {
-            ApiError::invalid("template.namespace", "is not valid: the namespace does not correspond to the WABA id")
+            ApiError::invalid("namespace", "is not valid: the namespace does not correspond to the WABA id")
         })?;
         let pack = packs.get(language).ok_or_else(|| {
             ApiError::new(Code::TemplatePackMissing, format!("No message templates exist in {}", language.in_words()))

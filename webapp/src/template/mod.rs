@@ -33,6 +33,8 @@ const HEADER_LIMIT: usize = 60;
 const BODY_LIMIT: usize = 1024;
 /// Longest text of a footer.
 const FOOTER_LIMIT: usize = 60;
+/// Longest address of a button.
+const URL_LIMIT: usize = 2000;
 
 /// Finds the template of a request and renders it (checks 2 to 13).
 pub(crate) fn render<'a>(library: &Library, call: &Call<'a>) -> Result<Rendered<'a>, ApiError> {

@@ -8,5 +8,6 @@ mod login;
 mod messages;
 mod routing;
 mod settings;
+mod templates;
 mod users;
 mod world;

@@ -1,0 +1,57 @@
+use estafet_proto::v1::request::Action;
+use estafet_webapp::Config;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::world::{PHONE, World, registered};
+
+fn order(name: &str, policy: &str) -> Value {
+    json!({"to": PHONE, "type": "template", "template": {"namespace": "estafet_sandbox", "name": name,
+        "language": {"policy": policy, "code": "en_US"}, "components": [
+            {"type": "body", "parameters": [{"type": "text", "text": "Ana"}, {"type": "text", "text": "today"}]}]}})
+}
+
+#[tokio::test]
+async fn a_template_is_submitted_with_what_a_person_will_see() {
+    let (_world, core, webapp) = World::ready_with(Config { sample_templates: true, ..registered() }).await;
+    let token = webapp.admin().await;
+    webapp.post("/v1/messages", &token, order("order_update", "fallback")).await.is(201);
+    let requests = core.requests();
+    let [request] = requests.as_slice() else { panic!("{requests:?}") };
+    let Some(Action::Submit(submit)) = &request.action else { panic!("{request:?}") };
+    let body: Value = serde_json::from_slice(&submit.body).unwrap();
+    assert_eq!(body["rendered"], json!({"body": "Hello Ana, your order will arrive today."}));
+    assert_eq!(body["template"]["language"], json!({"policy": "deterministic", "code": "en_US"}));
+}
+
+#[tokio::test]
+async fn a_template_that_does_not_fit_reaches_no_coreapp() {
+    let (_world, core, webapp) = World::ready_with(Config { sample_templates: true, ..registered() }).await;
+    let token = webapp.admin().await;
+    for (request, refusal) in [
+        (order("hello_world", "deterministic"), (400, 2000)),
+        (order("no_such", "deterministic"), (404, 2001)),
+        (json!({"to": PHONE, "type": "template", "template": {}}), (400, 2014)),
+        (json!({"to": PHONE, "type": "hsm", "hsm": {}}), (400, 2014)),
+    ] {
+        assert_eq!(webapp.post("/v1/messages", &token, request.clone()).await.refusal(), refusal, "{request}");
+    }
+    assert!(core.requests().is_empty());
+}
+
+#[tokio::test]
+async fn without_templates_every_namespace_is_foreign_and_there_is_no_control_interface() {
+    let (_world, _core, webapp) = World::ready().await;
+    let token = webapp.admin().await;
+    let got = webapp.post("/v1/messages", &token, order("order_update", "deterministic")).await;
+    assert_eq!(got.refusal(), (400, 1009));
+    assert_eq!(webapp.call(Method::GET, "/sandbox/templates", "", None).await.refusal(), (404, 1014));
+}
+
+#[tokio::test]
+async fn a_template_file_that_cannot_be_read_keeps_the_webapp_from_starting() {
+    let world = World::new().await;
+    let config = Config { template_files: vec!["/nonexistent/templates.json".into()], ..registered() };
+    let error = estafet_webapp::app(config, world.deps()).await.expect_err("there is no such file");
+    assert!(error.to_string().contains("/nonexistent/templates.json"), "{error}");
+}

@@ -9,5 +9,6 @@ mod first_login;
 mod reading;
 mod templates;
 mod text;
+mod types;
 mod vectors;
 mod world;

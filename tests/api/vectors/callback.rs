@@ -58,10 +58,20 @@ async fn pull(trigger: &Value, stage: &Stage, names: &mut Names) -> anyhow::Resu
     }
     if let Some(inbound) = trigger.get("inbound") {
         let (kind, from) = (inbound["type"].as_str().unwrap_or_default(), inbound["from"].as_str().unwrap_or(PHONE));
-        let content = match kind {
+        let mut content = match kind {
             "text" => json!({ "type": "text", "text": { "body": inbound["text"] } }),
+            "interactive" => {
+                let reply = &inbound["button_reply"];
+                ensure!(reply.is_object(), "no phone of the runner writes {inbound}");
+                json!({ "type": "interactive", "interactive": { "type": "button_reply", "button_reply": reply } })
+            }
+            "poll" => json!({ "type": "poll", "poll": {} }),
             other => bail!("no phone of the runner writes `{other}`"),
         };
+        if !inbound["in_reply_to"].is_null() {
+            names.set("sent_id", api.send_text(from, "yes or no?").await?);
+            content["context"] = json!({ "id": names.fill_value(&inbound["in_reply_to"])? });
+        }
         api.phone_sends(from, &content).await?;
         return Ok(());
     }

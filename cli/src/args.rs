@@ -45,7 +45,7 @@ pub(crate) struct SandboxArgs {
     /// Where everything is kept. Without it a temporary directory, removed at exit.
     #[arg(long, env = "ESTAFET_SANDBOX_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Message database instead of SQLite in the data directory: postgres://USER:PASSWORD@HOST/NAME
+    /// Message database instead of SQLite in the data directory: postgres:// or mysql://USER:PASSWORD@HOST/NAME
     #[arg(long, env = "ESTAFET_SANDBOX_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: Option<String>,
     /// Business number.

@@ -424,4 +424,20 @@ mod tests {
         assert_eq!(strict.code, Code::ParameterNotRequired);
         assert!(accept(request.as_bytes(), RULES()).is_ok());
     }
+
+    #[test]
+    fn strict_numbers_name_the_unknown_member_at_any_depth() {
+        let place = json!({"longitude": 1, "latitude": 2});
+        let card = json!([{"name": {"formatted_name": "Ana Lee", "first_name": "Ana"}, "phones": [{"phone": "1", "ext": 5}]}]);
+        for (request, member) in [
+            (json!({"to": "16315551234", "text": {"body": "hi", "colour": "red"}}), "text.colour"),
+            (json!({"to": "16315551234", "text": {"body": "hi"}, "context": {"message_id": "x", "y": 1}}), "context.y"),
+            (json!({"to": "16315551234", "type": "location", "location": place, "text": {"body": "hi"}}), "text"),
+            (json!({"to": "16315551234", "type": "contacts", "contacts": card}), "contacts[0].phones[0].ext"),
+        ] {
+            let strict = testing::sent(&request, true).unwrap_err();
+            assert_eq!((strict.code.number(), strict.details), (1010, format!("Parameter '{member}' is not required").into()));
+            assert!(testing::sent(&request, false).is_ok(), "{request}");
+        }
+    }
 }

@@ -211,7 +211,10 @@ impl Shape {
     pub(super) fn no_strangers(&self, value: &Json<'_>, path: &Path<'_>) -> Result<(), ApiError> {
         match (self, value) {
             (Self::Object(members) | Self::Ruled(members, _), Json::Object(object)) => no_strangers_among(members, object, path),
-            (Self::Header(kinds), Json::Object(object)) => no_strangers_among(header::members(kinds, object)?, object, path),
+            (Self::Header(kinds), Json::Object(object)) => {
+                header::one_source(object, path)?;
+                no_strangers_among(header::members(kinds, object)?, object, path)
+            }
             (Self::List(list), Json::List(items)) => {
                 items.iter().enumerate().try_for_each(|(n, item)| list.item.no_strangers(item, &path.item(n)))
             }

@@ -64,6 +64,17 @@ pub(in crate::message) fn members(allowed: &[Kind], header: &Object<'_>) -> Resu
     Ok(if has_id { by_id } else { by_link })
 }
 
+/// For strict numbers: a medium has an id or a link, not both.
+pub(in crate::message) fn one_source(header: &Object<'_>, path: &Path<'_>) -> Result<(), ApiError> {
+    let Some(Json::Text(kind)) = header.get("type") else { return Ok(()) };
+    match header.get(kind) {
+        Some(Json::Object(media)) if media.get("id").is_some() && media.get("link").is_some() => {
+            Err(path.member(kind).invalid("must have an id or a link, not both"))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(in crate::message) fn in_phase(allowed: &[Kind], phase: Phase, header: &Object<'_>, path: &Path<'_>) -> Result<(), ApiError> {
     if phase == Phase::Required {
         return Ok(());
@@ -113,7 +124,7 @@ mod tests {
         let strict = sent(&request, true).unwrap_err();
         assert_eq!(
             (strict.code.number(), strict.details.as_ref()),
-            (1010, "Parameter 'interactive.header.image.link' is not required")
+            (1009, "Parameter 'interactive.header.image' must have an id or a link, not both")
         );
     }
 

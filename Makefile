@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server
+PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server
 ARGS ?=
 
 .PHONY: help setup run test check fmt bench bench-quick

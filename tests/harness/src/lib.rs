@@ -1,6 +1,7 @@
 //! What surrounds Estafet in tests, drills and benches: the things it needs and the things it is compared with.
 //!
 //! * [`postgres`]: a PostgreSQL of its own. [`sandbox`]: the `estafet sandbox` process. [`client`]: what callers and phones do.
+//! * [`etcd`]: an etcd of its own.
 //! * [`sink`]: a receiver of callbacks with scripted answers. [`raw`]: bytes on a socket, well-formed or not.
 //! * [`ledger`]: what was accepted against what phones and the receiver saw (**I3**-**I6**).
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
@@ -10,6 +11,7 @@
 
 pub mod client;
 pub mod environment;
+pub mod etcd;
 pub mod ledger;
 pub mod postgres;
 pub mod process;
@@ -19,6 +21,7 @@ pub mod sink;
 pub mod vectors;
 
 pub use client::{Answer, Api, Message};
+pub use etcd::Etcd;
 pub use ledger::Ledger;
 pub use postgres::Postgres;
 pub use sandbox::Sandbox;

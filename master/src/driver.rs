@@ -1,0 +1,280 @@
+//! The one task that owns the master's state.
+//!
+//! Every input becomes one [`Event`]; what the core orders is carried out in its order: the database first, and
+//! only its answer leads to an order for a node. Reads and claims run beside, each with a deadline, and always
+//! come back as an event. The rest of the process holds a [`Handle`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use estafet_model::{BootId, ShardCount, WaId};
+use estafet_proto::v1::{self, master_order::Order};
+use estafet_runtime::{Clock, Tasks};
+use estafet_store::{OwnerRow, SharedStore};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, timeout},
+};
+use tonic::Status;
+
+use crate::core::{
+    Core, Effect, Event, MapEntry, Record, Redial,
+    membership::{GRACE, Health},
+    placement::{NodeName, ShardKey},
+};
+
+/// Inputs that wait: reports of a large cluster within a tick, and room for answers of the database.
+const INPUTS: usize = 4096;
+/// Orders that wait for one node; a node that takes none is about to be dead.
+pub(crate) const ORDERS: usize = 1024;
+const TICK: Duration = Duration::from_millis(50);
+/// How long the database may take.
+const DATABASE: Duration = Duration::from_secs(2);
+
+/// Orders on their way to a node.
+pub(crate) type Orders = mpsc::Sender<Result<v1::MasterOrder, Status>>;
+
+pub(crate) enum Input {
+    Happened(Event),
+    /// A node's stream begins; its first report follows.
+    Attached {
+        node: NodeName,
+        boot: BootId,
+        orders: Orders,
+    },
+    /// The stream that `orders` belongs to ended.
+    Detached {
+        node: NodeName,
+        boot: BootId,
+        orders: Orders,
+    },
+    Asked(oneshot::Sender<v1::ClusterStatus>),
+}
+
+/// The way to the driver.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    inputs: mpsc::Sender<Input>,
+    map: watch::Receiver<Arc<Vec<MapEntry>>>,
+    started: Instant,
+}
+
+impl Handle {
+    /// Hands an input over; at shutdown nobody takes it any more.
+    pub(crate) async fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input).await;
+    }
+
+    pub(crate) async fn happened(&self, event: Event) {
+        self.tell(Input::Happened(event)).await;
+    }
+
+    /// The map, pushed with every change.
+    pub(crate) fn map(&self) -> watch::Receiver<Arc<Vec<MapEntry>>> {
+        self.map.clone()
+    }
+
+    /// A time as the core counts it.
+    pub(crate) fn moment(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.started)
+    }
+}
+
+pub(crate) struct Driver {
+    core: Core,
+    store: SharedStore,
+    clock: Clock,
+    tasks: Tasks,
+    handle: Handle,
+    inputs: mpsc::Receiver<Input>,
+    links: HashMap<NodeName, (BootId, Orders)>,
+    map: watch::Sender<Arc<Vec<MapEntry>>>,
+    resign: Arc<Notify>,
+}
+
+impl Driver {
+    /// A driver for these numbers. `resign` is told when the leadership is to be given back.
+    pub(crate) fn new(
+        numbers: BTreeMap<WaId, ShardCount>,
+        store: SharedStore,
+        clock: Clock,
+        tasks: Tasks,
+        resign: Arc<Notify>,
+    ) -> (Self, Handle) {
+        let (sender, inputs) = mpsc::channel(INPUTS);
+        let (map, receiver) = watch::channel(Arc::default());
+        let handle = Handle { inputs: sender, map: receiver, started: Instant::now() };
+        let driver = Self {
+            core: Core::new(numbers),
+            store,
+            clock,
+            tasks,
+            handle: handle.clone(),
+            inputs,
+            links: HashMap::new(),
+            map,
+            resign,
+        };
+        (driver, handle)
+    }
+
+    /// Runs until shutdown.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.tasks.shutdown().clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Inputs come before ticks: after a stall the reports that waited are heard before anybody is judged.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(input) = self.inputs.recv() => self.take(input),
+                _ = tick.tick() => self.step(Event::Ticked),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Happened(event) => self.step(event),
+            Input::Attached { node, boot, orders } => {
+                tracing::info!(node, %boot, "coreapp attached");
+                self.links.insert(node, (boot, orders));
+            }
+            Input::Detached { node, boot, orders } => {
+                let is_current = self.links.get(&node).is_some_and(|(_, current)| current.same_channel(&orders));
+                if is_current {
+                    tracing::info!(node, %boot, "the stream of a coreapp ended");
+                    self.links.remove(&node);
+                    self.step(Event::StreamBroke { node, boot });
+                }
+            }
+            // Whoever asked may have left.
+            Input::Asked(answer) => drop(answer.send(self.status())),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = self.handle.moment(Instant::now());
+        for effect in self.core.step(now, event) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::ReadOwners { term } => self.read_owners(term),
+            Effect::Claim { term, key, node, boot, seen } => {
+                tracing::info!(number = %key.0, shard = %key.2, node, ?seen, "claiming");
+                let (store, now_ms, handle) = (self.store.clone(), self.clock.now_ms(), self.handle.clone());
+                self.tasks.spawn("claim", async move {
+                    let (number, count, shard) = key;
+                    let claim = store.claim(number, shard, count, seen, &node, boot, term, now_ms);
+                    let event = match timeout(DATABASE, claim).await {
+                        Ok(Ok(Some(fence))) => {
+                            Event::Claimed { term, record: Record { key, epoch: fence.epoch, node: node.clone(), boot } }
+                        }
+                        Ok(Ok(None)) => Event::ClaimFailed { term, key, stale: true },
+                        // Whether it took place is unknown: what is stored is read before the next try.
+                        unknown => {
+                            tracing::warn!(%number, %shard, ?unknown, "claim without an answer");
+                            Event::ClaimFailed { term, key, stale: true }
+                        }
+                    };
+                    handle.happened(event).await;
+                });
+            }
+            Effect::Acquire { term, node, key, epoch } => {
+                let ownership = Some(ownership(&key, epoch.get()));
+                self.order(term, &node, Order::Acquire(v1::Acquire { ownership }));
+            }
+            Effect::Release { term, node, key, epoch } => {
+                let ownership = Some(ownership(&key, epoch.get()));
+                self.order(term, &node, Order::Release(v1::Release { ownership }));
+            }
+            Effect::Redial { node, boot, address } => self.redial(node, boot, address),
+            Effect::Publish(_) => {
+                self.map.send_replace(Arc::new(self.core.map().cloned().collect()));
+            }
+            Effect::Resign => self.resign.notify_one(),
+        }
+    }
+
+    fn read_owners(&self, term: i64) {
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        self.tasks.spawn("owners", async move {
+            let event = match timeout(DATABASE, store.owners()).await {
+                Ok(Ok(rows)) => Event::OwnersRead { term, records: rows.into_iter().map(record).collect() },
+                failed => {
+                    tracing::warn!(?failed, "owners cannot be read");
+                    Event::OwnersUnread { term }
+                }
+            };
+            handle.happened(event).await;
+        });
+    }
+
+    fn redial(&self, node: NodeName, boot: BootId, address: String) {
+        let handle = self.handle.clone();
+        self.tasks.spawn("redial", async move {
+            let outcome = match timeout(GRACE, TcpStream::connect(&address)).await {
+                Ok(Ok(_)) => Redial::Connected,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Redial::Refused,
+                Ok(Err(_)) => {
+                    // Not refused, so nothing is certain before the grace is over.
+                    tokio::time::sleep(GRACE).await;
+                    Redial::TimedOut
+                }
+                Err(_) => Redial::TimedOut,
+            };
+            tracing::info!(node, address, ?outcome, "dialled a coreapp whose stream ended");
+            handle.happened(Event::Redialled { node, boot, outcome }).await;
+        });
+    }
+
+    /// An order that cannot be delivered is not repeated: the core sees by the reports what was not done.
+    fn order(&self, term: i64, node: &NodeName, order: Order) {
+        let sent = self.links.get(node).map(|(_, orders)| orders.try_send(Ok(v1::MasterOrder { term, order: Some(order) })));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::warn!(node, "an order could not be sent");
+        }
+    }
+
+    fn status(&self) -> v1::ClusterStatus {
+        let health = |health| match health {
+            Health::Alive => v1::NodeHealth::Alive,
+            Health::Suspect => v1::NodeHealth::Suspect,
+            Health::Dead => v1::NodeHealth::Dead,
+        };
+        let nodes = self.core.membership().iter().map(|(node, member)| v1::NodeStatus {
+            node: node.clone(),
+            address: member.address.clone(),
+            health: health(member.health).into(),
+            draining: member.draining,
+            holdings: u32::try_from(member.holdings.len()).unwrap_or(u32::MAX),
+        });
+        v1::ClusterStatus {
+            term: self.core.term().unwrap_or_default(),
+            nodes: nodes.collect(),
+            shards: self.core.map().map(wire_entry).collect(),
+        }
+    }
+}
+
+fn record(row: OwnerRow) -> Record {
+    Record { key: (row.number, row.count, row.shard), epoch: row.epoch, node: row.owner, boot: row.boot }
+}
+
+fn ownership((number, count, shard): &ShardKey, epoch: u32) -> v1::Ownership {
+    v1::Ownership { number: number.as_u64(), shard: shard.get().into(), shard_count: count.get().into(), epoch: epoch.into() }
+}
+
+/// A map entry as it travels.
+pub(crate) fn wire_entry(entry: &MapEntry) -> v1::MapEntry {
+    v1::MapEntry { ownership: Some(ownership(&entry.key, entry.epoch.get())), address: entry.address.clone() }
+}

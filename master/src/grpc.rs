@@ -1,0 +1,154 @@
+//! The cluster service: reports in, orders out; the map; the status.
+//!
+//! What cannot be read as a report ends the stream; nothing a peer sends can do more. Every master answers,
+//! leader or not, so that the map does not depend on an election.
+
+use std::{collections::HashMap, pin::Pin};
+
+use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
+use estafet_proto::v1::{
+    self, ClusterStatus, MapUpdate, MasterOrder, NodeReport, StatusRequest, WatchMapRequest,
+    cluster_server::{Cluster, ClusterServer},
+};
+use estafet_runtime::Tasks;
+use futures::Stream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    core::{Ending, Event, Holding, MapEntry, Report, placement::ShardKey},
+    driver::{Handle, Input, ORDERS, wire_entry},
+};
+
+/// Longest report: every shard of some hundred numbers.
+const MAX_REPORT_BYTES: usize = 4 << 20;
+
+pub(crate) fn service(handle: Handle, tasks: Tasks) -> ClusterServer<Service> {
+    ClusterServer::new(Service { handle, tasks }).max_decoding_message_size(MAX_REPORT_BYTES)
+}
+
+pub(crate) struct Service {
+    handle: Handle,
+    tasks: Tasks,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Cluster for Service {
+    type AttachStream = Answers<MasterOrder>;
+    type WatchMapStream = Answers<MapUpdate>;
+
+    async fn attach(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<Self::AttachStream>, Status> {
+        let (orders, stream) = mpsc::channel(ORDERS);
+        let (handle, shutdown) = (self.handle.clone(), self.tasks.shutdown().clone());
+        let reports = request.into_inner();
+        self.tasks.spawn("reports", async move {
+            tokio::select! {
+                () = listen(handle, reports, orders) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn watch_map(&self, _: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
+        let (updates, stream) = mpsc::channel(8);
+        let (handle, shutdown) = (self.handle.clone(), self.tasks.shutdown().clone());
+        self.tasks.spawn("map", async move {
+            tokio::select! {
+                () = push_map(handle, updates) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<ClusterStatus>, Status> {
+        let (sender, answer) = oneshot::channel();
+        self.handle.tell(Input::Asked(sender)).await;
+        answer.await.map(Response::new).map_err(|_| Status::unavailable("the master is stopping"))
+    }
+}
+
+/// Hears a node until its stream ends.
+async fn listen(handle: Handle, mut reports: Streaming<NodeReport>, orders: mpsc::Sender<Result<MasterOrder, Status>>) {
+    let mut attached = None;
+    while let Ok(Some(report)) = reports.message().await {
+        let report = match read_report(report) {
+            Ok(report) => report,
+            Err(status) => {
+                tracing::warn!(%status, "a report that cannot be read");
+                // The node may have left already.
+                let _ = orders.try_send(Err(status));
+                break;
+            }
+        };
+        if attached.is_none() {
+            let (node, boot) = (report.node.clone(), report.boot);
+            handle.tell(Input::Attached { node: node.clone(), boot, orders: orders.clone() }).await;
+            attached = Some((node, boot));
+        }
+        handle.happened(Event::Heard(report)).await;
+    }
+    if let Some((node, boot)) = attached {
+        handle.tell(Input::Detached { node, boot, orders }).await;
+    }
+}
+
+/// Sends all entries, and then those that changed, until the webapp leaves.
+async fn push_map(handle: Handle, updates: mpsc::Sender<Result<MapUpdate, Status>>) {
+    let mut map = handle.map();
+    let mut told: HashMap<ShardKey, Epoch> = HashMap::new();
+    loop {
+        let entries = map.borrow_and_update().clone();
+        let news: Vec<&MapEntry> = entries.iter().filter(|entry| told.get(&entry.key) != Some(&entry.epoch)).collect();
+        told.extend(news.iter().map(|entry| (entry.key, entry.epoch)));
+        let update = MapUpdate { entries: news.into_iter().map(wire_entry).collect() };
+        if updates.send(Ok(update)).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            changed = map.changed() => if changed.is_err() { return },
+            () = updates.closed() => return,
+        }
+    }
+}
+
+fn read_report(report: NodeReport) -> Result<Report, Status> {
+    let boot = BootId::from_slice(&report.boot).ok_or_else(|| Status::invalid_argument("boot: 16 bytes"))?;
+    if report.node.is_empty() || report.node.len() > 128 || report.address.is_empty() || report.address.len() > 256 {
+        return Err(Status::invalid_argument("node and address: not empty, not long"));
+    }
+    let holdings = report.holdings.into_iter().map(|holding| {
+        let (key, epoch) = read_ownership(holding.ownership)?;
+        Ok(Holding { key, epoch, active: holding.active })
+    });
+    let endings = report.endings.into_iter().map(|ending| {
+        let (key, epoch) = read_ownership(ending.ownership)?;
+        Ok(Ending { key, epoch, above: read_epoch(ending.above) })
+    });
+    Ok(Report {
+        node: report.node,
+        boot,
+        address: report.address,
+        draining: report.draining,
+        holdings: holdings.collect::<Result<_, Status>>()?,
+        endings: endings.collect::<Result<_, Status>>()?,
+    })
+}
+
+fn read_ownership(ownership: Option<v1::Ownership>) -> Result<(ShardKey, Epoch), Status> {
+    let read = |ownership: v1::Ownership| {
+        let number = WaId::from_u64(ownership.number).ok()?;
+        let count = ShardCount::new(ownership.shard_count)?;
+        Some(((number, count, Shard::new(ownership.shard, count)?), read_epoch(ownership.epoch)))
+    };
+    ownership.and_then(read).ok_or_else(|| Status::invalid_argument("ownership: number, shard and count"))
+}
+
+/// An epoch of the wire; one that is too large leaves room for the next.
+fn read_epoch(epoch: u64) -> Epoch {
+    Epoch::new(u32::try_from(epoch).unwrap_or(u32::MAX - 1))
+}

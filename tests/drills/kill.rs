@@ -1,14 +1,9 @@
 //! SIGKILL of everything but the database's disk, again and again under load (**I3**-**I6**).
 
 use anyhow::{Context as _, ensure};
-use estafet_harness::{Ledger, Postgres, Sandbox, Sink, sandbox};
-use futures::future::join_all;
-use serde_json::json;
+use estafet_harness::{Postgres, Sandbox, sandbox};
 
-use crate::{
-    load::Traffic,
-    verdict::{audit_is_clean, check},
-};
+use crate::{drill::survives, load::Traffic};
 
 /// Lives that end with a SIGKILL.
 const KILLS: usize = 20;
@@ -30,35 +25,9 @@ async fn nothing_is_lost_doubled_or_reordered_by_kills_with_postgres() -> anyhow
 }
 
 async fn survives_kills(options: sandbox::Options) -> anyhow::Result<()> {
-    let sink = Sink::start().await?;
-    let mut sandbox = options.webhook(&sink.url()).phones(PHONES).shards(4).start().await?;
-    let admin = sandbox.login().await?;
-    let settings = json!({
-        "callback_backoff_delay_ms": 50, "max_callback_backoff_delay_ms": 100, "webhooks": { "message": { "sent": true } },
-    });
-    admin.patch_settings(&settings).await?;
-    let phones: Vec<String> = (0..PHONES).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();
-
-    let traffic = Traffic::new();
-    let killing = async {
-        let result = kill_often(&mut sandbox, &traffic).await;
-        traffic.end();
-        result
-    };
-    let flows = join_all(phones.iter().map(|phone| traffic.flow(&admin, phone)));
-    let (killed, flows) = tokio::join!(killing, flows);
-    killed?;
-
-    let (mut ledger, mut written) = (Ledger::new(), Vec::new());
-    for (sent, received) in flows {
-        ledger.merge(sent);
-        written.extend(received);
-    }
-    ensure!(traffic.inbound() == written.len() && !written.is_empty(), "no phone wrote anything");
-    ensure!(ledger.ids().count() >= KILLS * ANSWERS_PER_LIFE, "too little was sent");
-    check(&ledger, &written, &phones, &admin, &sink).await?;
-    sandbox.terminate().await?;
-    audit_is_clean(&sandbox)
+    let accepted = survives(options.shards(4), PHONES, kill_often).await?;
+    ensure!(accepted >= KILLS * ANSWERS_PER_LIFE, "too little was sent");
+    Ok(())
 }
 
 async fn kill_often(sandbox: &mut Sandbox, traffic: &Traffic) -> anyhow::Result<()> {

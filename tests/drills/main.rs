@@ -2,6 +2,7 @@
 //! processes and real databases.
 
 mod database;
+mod drill;
 mod kill;
 mod load;
 mod verdict;

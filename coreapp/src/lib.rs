@@ -9,12 +9,14 @@
 //! * [`core`]: the decisions, pure.
 //! * [`shard`]: one task per owned shard, which turns every input into decisions, commits, then acts.
 //! * [`node`]: the shards of this process, and how requests find them.
+//! * [`cluster`]: reports to the masters and takes their orders.
 //! * [`grpc`]: the data service the webapps talk to. [`callbacks`]: posts. [`settings`]: live settings.
 //!
 //! On a crash nothing is lost that was answered: the next owner loads the outbox and the callbacks from
 //! the database and goes on under a higher epoch.
 
 pub mod callbacks;
+pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod grpc;

@@ -134,6 +134,18 @@ impl Node {
         self.routes().values().flatten().for_each(|route| route.drain.cancel());
     }
 
+    /// Lets one ownership finish what runs; its end is reported. Harmless if it is over already.
+    pub fn release(&self, fence: &Fence) {
+        if let Some(routes) = self.routes().get(&fence.number) {
+            routes.iter().filter(|route| route.fence == *fence).for_each(|route| route.drain.cancel());
+        }
+    }
+
+    /// The ownerships of this node.
+    pub fn owned(&self) -> Vec<Fence> {
+        self.routes().values().flatten().map(|route| route.fence).collect()
+    }
+
     /// Number of shards owned.
     pub fn shard_count(&self) -> usize {
         self.routes().values().map(Vec::len).sum()

@@ -1,0 +1,335 @@
+//! A coreapp in a cluster: reports to every master, takes orders from the one that leads.
+//!
+//! A report goes out each 100 ms and with every change. An order is obeyed once: an epoch that was started here
+//! is never started again, because its sequence numbers are used (**I3**), and orders of an older term than was
+//! seen are ignored. When no master is left, nothing here changes: shards go on under their epochs. What ends by
+//! itself (fenced, refused by the network) is told, and the master decides what follows.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
+use estafet_proto::v1::{self, MasterOrder, NodeReport, Ownership, cluster_client::ClusterClient, master_order::Order};
+use estafet_runtime::{Backoff, Tasks};
+use estafet_store::Fence;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Endpoint};
+
+use crate::{Node, ShardEnded, core::life::Reason};
+
+/// Distance of two heartbeats.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+/// How long a master may take to answer a dial, and to show that it lives.
+const DIAL: Duration = Duration::from_millis(500);
+/// Endings told again and again, because a stream may break with any of them.
+const ENDINGS: usize = 512;
+/// Reports that wait for one stream: a master that takes none is dialled again.
+const REPORTS: usize = 4;
+
+/// Who this node is in the cluster, and who its masters are.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// Name of the node, unique in the cluster.
+    pub node: String,
+    /// Start of this process.
+    pub boot: BootId,
+    /// Where webapps reach its data service, `host:port`.
+    pub address: String,
+    /// The masters, `host:port`.
+    pub masters: Vec<String>,
+}
+
+type Key = (WaId, ShardCount, Shard);
+
+#[derive(Default)]
+struct State {
+    draining: bool,
+    /// Highest term of an order.
+    term: i64,
+    /// Highest epoch of each shard that was ever started here.
+    started: HashMap<Key, Epoch>,
+    /// Ordered and not yet running.
+    starting: Vec<Fence>,
+    endings: VecDeque<(Fence, u64)>,
+}
+
+/// A node that reports to masters.
+#[derive(Clone)]
+pub struct Cluster {
+    membership: Arc<Membership>,
+    node: Node,
+    tasks: Tasks,
+    state: Arc<Mutex<State>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl Cluster {
+    /// Starts reporting to every master. `endings` is what [`Node::new`] gave.
+    pub fn join(membership: Membership, node: Node, endings: mpsc::Receiver<ShardEnded>, tasks: &Tasks) -> Self {
+        let masters = membership.masters.clone();
+        let cluster = Self {
+            membership: Arc::new(membership),
+            node,
+            tasks: tasks.clone(),
+            state: Arc::default(),
+            changed: Arc::new(watch::channel(0).0),
+        };
+        tasks.spawn("endings", cluster.clone().tell_endings(endings));
+        for master in masters {
+            tasks.spawn("master", cluster.clone().report_to(master));
+        }
+        cluster
+    }
+
+    /// Asks the masters to give every shard to another node; says whether all were gone in time. Without
+    /// another node, or without a master, they stay.
+    pub async fn leave(&self, budget: Duration) -> bool {
+        self.state().draining = true;
+        self.touch();
+        let mut changes = self.changed.subscribe();
+        let gone = async {
+            while self.node.shard_count() > 0 {
+                // The sender lives in `self`.
+                let _ = changes.changed().await;
+            }
+        };
+        timeout(budget, gone).await.is_ok()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    async fn tell_endings(self, mut endings: mpsc::Receiver<ShardEnded>) {
+        loop {
+            let ended = tokio::select! {
+                ended = endings.recv() => ended,
+                () = self.tasks.shutdown().cancelled() => None,
+            };
+            let Some(ShardEnded { fence, reason }) = ended else { return };
+            tracing::info!(number = %fence.number, shard = %fence.shard, epoch = %fence.epoch, ?reason, "shard ended");
+            let above = match reason {
+                Reason::StaleUpstream { highest } => highest,
+                _ => 0,
+            };
+            self.ended(fence, above);
+        }
+    }
+
+    fn ended(&self, fence: Fence, above: u64) {
+        let mut state = self.state();
+        if state.endings.len() == ENDINGS {
+            state.endings.pop_front();
+        }
+        state.endings.push_back((fence, above));
+        drop(state);
+        self.touch();
+    }
+
+    /// Keeps a stream to one master.
+    async fn report_to(self, master: String) {
+        let shutdown = self.tasks.shutdown().clone();
+        let reporting = async {
+            let mut backoff = Backoff::new(Duration::from_millis(20), DIAL);
+            loop {
+                match self.attach(&master).await {
+                    Ok(()) => backoff.reset(),
+                    Err(status) => tracing::debug!(master, %status, "not attached to a master"),
+                }
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        };
+        tokio::select! {
+            () = reporting => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    /// One stream, from dial to break.
+    async fn attach(&self, master: &str) -> Result<(), tonic::Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{master}"))
+            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?
+            .connect_timeout(DIAL)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(DIAL)
+            .keep_alive_timeout(DIAL);
+        let channel = endpoint.connect().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        let (reports, stream) = mpsc::channel(REPORTS);
+        let mut client = ClusterClient::new(channel);
+        let mut changes = self.changed.subscribe();
+        // The first report is the greeting; the channel is empty, so there is room.
+        let _ = reports.try_send(self.report());
+        let mut orders = client.attach(ReceiverStream::new(stream)).await?.into_inner();
+        tracing::info!(master, "attached to a master");
+        let mut beat = interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = next(&mut orders) => match order? {
+                    Some(order) => self.obey(order),
+                    None => return Ok(()),
+                },
+                _ = beat.tick() => {}
+                // The sender lives in `self`.
+                _ = changes.changed() => {}
+            }
+            match reports.try_send(self.report()) {
+                // A full channel holds reports that are a few moments old; the next beat tells the rest.
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => return Ok(()),
+            }
+        }
+    }
+
+    fn report(&self) -> NodeReport {
+        let active = self.node.owned();
+        let state = self.state();
+        let starting = state.starting.iter().filter(|fence| !active.contains(fence));
+        let holding = |fence: &Fence, active| v1::Holding { ownership: Some(ownership(fence)), active };
+        let holdings = active.iter().map(|fence| holding(fence, true)).chain(starting.map(|fence| holding(fence, false)));
+        let endings = state.endings.iter().map(|(fence, above)| v1::Ending { ownership: Some(ownership(fence)), above: *above });
+        NodeReport {
+            node: self.membership.node.clone(),
+            boot: self.membership.boot.0.to_vec().into(),
+            address: self.membership.address.clone(),
+            draining: state.draining,
+            holdings: newest(holdings.collect()),
+            endings: endings.collect(),
+        }
+    }
+
+    fn obey(&self, order: MasterOrder) {
+        {
+            let mut state = self.state();
+            if order.term < state.term {
+                tracing::warn!(term = order.term, "an order of a former leader");
+                return;
+            }
+            state.term = order.term;
+        }
+        match order.order {
+            Some(Order::Acquire(v1::Acquire { ownership: Some(ownership) })) => {
+                let Some(fence) = read(&ownership) else { return };
+                if self.may_start(fence) {
+                    self.tasks.spawn("acquire", self.clone().acquire(fence));
+                }
+            }
+            Some(Order::Release(v1::Release { ownership: Some(ownership) })) => {
+                let Some(fence) = read(&ownership) else { return };
+                tracing::info!(number = %fence.number, shard = %fence.shard, epoch = %fence.epoch, "told to let go");
+                self.node.release(&fence);
+            }
+            // What a later version says is not understood and not done.
+            _ => {}
+        }
+    }
+
+    /// Notes the epoch as started, unless it or a later one was before.
+    fn may_start(&self, fence: Fence) -> bool {
+        let mut state = self.state();
+        let started = state.started.entry((fence.number, fence.count, fence.shard)).or_default();
+        if fence.epoch <= *started {
+            return false;
+        }
+        *started = fence.epoch;
+        state.starting.push(fence);
+        true
+    }
+
+    async fn acquire(self, fence: Fence) {
+        tracing::info!(number = %fence.number, shard = %fence.shard, epoch = %fence.epoch, "taking a shard");
+        // An earlier ownership of the same slots is fenced in the database already.
+        let outdated = self.node.owned().into_iter().filter(|old| old.number == fence.number && overlap(old, &fence));
+        outdated.for_each(|old| self.node.release(&old));
+        let acquired = self.node.acquire(fence).await;
+        self.state().starting.retain(|starting| *starting != fence);
+        match acquired {
+            Ok(()) => self.touch(),
+            Err(error) => {
+                tracing::warn!(number = %fence.number, shard = %fence.shard, %error, "the shard could not be started");
+                self.ended(fence, 0);
+            }
+        }
+    }
+}
+
+async fn next(orders: &mut Streaming<MasterOrder>) -> Result<Option<MasterOrder>, tonic::Status> {
+    orders.message().await
+}
+
+fn overlap(one: &Fence, other: &Fence) -> bool {
+    let (one, other) = (one.slots(), other.slots());
+    one.start() <= other.end() && other.start() <= one.end()
+}
+
+/// The newest holding of each shard: while an older ownership still ends, the newer one counts.
+fn newest(holdings: Vec<v1::Holding>) -> Vec<v1::Holding> {
+    let mut by_shard: HashMap<(u64, u32, u32), v1::Holding> = HashMap::new();
+    for holding in holdings {
+        let Some(ownership) = &holding.ownership else { continue };
+        let key = (ownership.number, ownership.shard_count, ownership.shard);
+        let epoch = |holding: &v1::Holding| holding.ownership.as_ref().map_or(0, |ownership| ownership.epoch);
+        if by_shard.get(&key).is_none_or(|known| epoch(known) < epoch(&holding)) {
+            by_shard.insert(key, holding);
+        }
+    }
+    by_shard.into_values().collect()
+}
+
+fn ownership(fence: &Fence) -> Ownership {
+    Ownership {
+        number: fence.number.as_u64(),
+        shard: fence.shard.get().into(),
+        shard_count: fence.count.get().into(),
+        epoch: fence.epoch.get().into(),
+    }
+}
+
+/// What the master wrote; `None` if it is not an ownership.
+fn read(ownership: &Ownership) -> Option<Fence> {
+    let count = ShardCount::new(ownership.shard_count)?;
+    Some(Fence {
+        number: WaId::from_u64(ownership.number).ok()?,
+        shard: Shard::new(ownership.shard, count)?,
+        count,
+        epoch: Epoch::new(u32::try_from(ownership.epoch).ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(shard: u32, epoch: u64, active: bool) -> v1::Holding {
+        v1::Holding { ownership: Some(Ownership { number: 15_550_000_001, shard, shard_count: 4, epoch }), active }
+    }
+
+    #[test]
+    fn the_newest_epoch_of_a_shard_is_told() {
+        let mut told = newest(vec![holding(0, 1, true), holding(0, 2, false), holding(1, 7, true), holding(0, 1, true)]);
+        told.sort_by_key(|holding| holding.ownership.as_ref().map(|ownership| ownership.shard));
+        assert_eq!(told, [holding(0, 2, false), holding(1, 7, true)]);
+    }
+
+    #[test]
+    fn an_ownership_survives_the_wire_and_nonsense_is_refused() {
+        let wire = Ownership { number: 15_550_000_001, shard: 3, shard_count: 4, epoch: 9 };
+        assert_eq!(read(&wire).map(|fence| ownership(&fence)), Some(wire));
+        for (shard, shard_count, number, epoch) in
+            [(4, 4, 15_550_000_001, 1), (0, 3, 15_550_000_001, 1), (0, 4, 0, 1), (0, 4, 15_550_000_001, u64::MAX)]
+        {
+            assert_eq!(read(&Ownership { number, shard, shard_count, epoch }), None);
+        }
+    }
+}

@@ -9,6 +9,7 @@
 //! * `template`: the templates that may be sent, and how a request is put into one.
 //! * `auth`: passwords, tokens, accounts, throttling. `limiter`: request rates.
 //! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
+//! * [`cluster`]: the map from the masters, connections to coreapps.
 //! * `http`: the server below the routes.
 //!
 //! [`start`] serves on a listener; [`app`] gives the same routes for in-process use.
@@ -16,6 +17,7 @@
 mod answer;
 mod app;
 mod auth;
+pub mod cluster;
 mod config;
 mod contacts;
 mod error;

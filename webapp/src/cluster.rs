@@ -1,0 +1,132 @@
+//! A webapp in a cluster: the shard map as the masters push it, and connections to coreapps over TCP.
+//!
+//! Every master serves the map, and each entry carries its epoch, so the streams of all masters are merged by
+//! the higher epoch: in whatever order they arrive, all webapps end with the same map (**I12**). Nothing is ever
+//! forgotten: without any master the last map stays, and an outdated entry costs a `NOT_OWNER`, not a message.
+
+use std::time::Duration;
+
+use estafet_model::{Epoch, Owner, Shard, ShardCount, ShardMap, WaId};
+use estafet_proto::v1::{self, WatchMapRequest, cluster_client::ClusterClient};
+use estafet_runtime::{Backoff, Tasks};
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::Connect;
+
+/// How long a dial may take, and how long a peer may be silent on HTTP/2.
+const DIAL: Duration = Duration::from_millis(500);
+
+/// Follows the maps of all masters.
+pub fn follow(masters: &[String], tasks: &Tasks) -> watch::Receiver<ShardMap> {
+    let (sender, map) = watch::channel(ShardMap::default());
+    for master in masters {
+        tasks.spawn("map", follow_one(master.clone(), sender.clone(), tasks.clone()));
+    }
+    map
+}
+
+async fn follow_one(master: String, map: watch::Sender<ShardMap>, tasks: Tasks) {
+    let following = async {
+        let mut backoff = Backoff::new(Duration::from_millis(20), DIAL);
+        loop {
+            match watch_map(&master, &map).await {
+                Ok(()) => backoff.reset(),
+                Err(status) => tracing::debug!(master, %status, "no map from this master"),
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    };
+    tokio::select! {
+        () = following => {}
+        () = tasks.shutdown().cancelled() => {}
+    }
+}
+
+async fn watch_map(master: &str, map: &watch::Sender<ShardMap>) -> Result<(), tonic::Status> {
+    let endpoint = endpoint(master).map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+    let channel = endpoint.connect().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let mut updates = ClusterClient::new(channel).watch_map(WatchMapRequest {}).await?.into_inner();
+    while let Some(update) = updates.message().await? {
+        map.send_if_modified(|map| merge(map, update.entries));
+    }
+    Ok(())
+}
+
+/// Takes what is newer than what is known; says whether anything was.
+fn merge(map: &mut ShardMap, entries: Vec<v1::MapEntry>) -> bool {
+    let mut changed = false;
+    for (number, owner) in entries.into_iter().filter_map(read) {
+        let first = *owner.count.slots_of(owner.shard).start();
+        let known = map.owner(number, first).filter(|known| (known.count, known.shard) == (owner.count, owner.shard));
+        if known.is_none_or(|known| known.epoch < owner.epoch) {
+            map.insert(number, owner);
+            changed = true;
+        }
+    }
+    changed
+}
+
+fn read(entry: v1::MapEntry) -> Option<(WaId, Owner)> {
+    let ownership = entry.ownership?;
+    let count = ShardCount::new(ownership.shard_count)?;
+    let shard = Shard::new(ownership.shard, count)?;
+    let epoch = Epoch::new(u32::try_from(ownership.epoch).ok()?);
+    Some((WaId::from_u64(ownership.number).ok()?, Owner { address: entry.address, shard, count, epoch }))
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    Ok(endpoint
+        .connect_timeout(DIAL)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(DIAL)
+        .keep_alive_timeout(DIAL)
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20))
+}
+
+/// Reaches coreapps at the addresses of the map.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tcp;
+
+impl Connect for Tcp {
+    fn channel(&self, address: &str) -> Channel {
+        let endpoint = endpoint(address).unwrap_or_else(|error| {
+            tracing::error!(address, %error, "the map has an address that is none");
+            Endpoint::from_static("http://address.invalid")
+        });
+        endpoint.connect_lazy()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use estafet_model::Slot;
+
+    use super::*;
+
+    fn entry(shard: u32, epoch: u64, address: &str) -> v1::MapEntry {
+        let ownership = v1::Ownership { number: 15_550_000_001, shard, shard_count: 2, epoch };
+        v1::MapEntry { ownership: Some(ownership), address: address.to_owned() }
+    }
+
+    #[test]
+    fn maps_of_several_masters_end_equal_in_whatever_order_they_arrive() {
+        let news = [entry(0, 1, "a"), entry(1, 1, "b"), entry(0, 2, "c"), entry(1, 3, "a")];
+        let (mut forwards, mut backwards) = (ShardMap::default(), ShardMap::default());
+        for entry in &news {
+            merge(&mut forwards, vec![entry.clone()]);
+        }
+        for entry in news.iter().rev() {
+            merge(&mut backwards, vec![entry.clone()]);
+        }
+        let number = WaId::from_u64(15_550_000_001).unwrap();
+        for slot in [0, 512] {
+            let slot = Slot::new(slot).unwrap();
+            assert_eq!(forwards.owner(number, slot), backwards.owner(number, slot));
+        }
+        assert_eq!(forwards.owner(number, Slot::new(0).unwrap()).map(|owner| owner.address.as_str()), Some("c"));
+        assert!(!merge(&mut forwards, news.to_vec()), "nothing is new any more");
+    }
+}

@@ -6,6 +6,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use estafet_model::WaId;
 
+use crate::cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs};
+
 /// A self-hosted server with the On-Premises API.
 #[derive(Debug, Parser)]
 #[command(name = "estafet", version, propagate_version = true)]
@@ -21,6 +23,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start everything in one process: API, network and simulated phones.
     Sandbox(Box<SandboxArgs>),
+    /// Start a master of a cluster: elects a leader over etcd, gives shards to coreapps.
+    Master(Box<MasterArgs>),
+    /// Start a coreapp of a cluster: owns shards, sends, delivers callbacks.
+    Coreapp(Box<CoreappArgs>),
+    /// Start a webapp of a cluster: the API.
+    Webapp(Box<WebappArgs>),
+    /// Start the chat network on its own.
+    Chatd(Box<ChatdArgs>),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.

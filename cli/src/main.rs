@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod cluster;
 mod output;
 mod phone;
 mod sandbox;
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Sandbox(args) => sandbox::run(*args).await,
+        Command::Master(args) => cluster::master(*args).await,
+        Command::Coreapp(args) => cluster::coreapp(*args).await,
+        Command::Webapp(args) => cluster::webapp(*args).await,
+        Command::Chatd(args) => cluster::chatd(*args).await,
         Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -1,0 +1,109 @@
+//! The options of the roles of a cluster; each is also read from `ESTAFET_` and its name in capitals.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use estafet_model::WaId;
+
+/// Options of `estafet master`.
+#[derive(Debug, Args)]
+pub(crate) struct MasterArgs {
+    /// Where coreapps, webapps and other masters connect; port 0 takes a free one.
+    #[arg(long, env = "ESTAFET_LISTEN", default_value = "127.0.0.1:6260")]
+    pub(crate) listen: SocketAddr,
+    /// The same as others see it (host:port). Without it the listening address.
+    #[arg(long, env = "ESTAFET_ADVERTISE")]
+    pub(crate) advertise: Option<String>,
+    /// Members of the etcd cluster.
+    #[arg(long, env = "ESTAFET_ETCD", value_delimiter = ',', required = true, value_name = "URL")]
+    pub(crate) etcd: Vec<String>,
+    /// Prefix of this cluster's keys in etcd.
+    #[arg(long, env = "ESTAFET_ETCD_PREFIX", default_value = "/estafet")]
+    pub(crate) etcd_prefix: String,
+    /// Message database: postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+    /// Business numbers.
+    #[arg(long, env = "ESTAFET_NUMBER", value_delimiter = ',', default_value = "15550000001")]
+    pub(crate) number: Vec<WaId>,
+    /// Shards of each number: a power of two, 1 to 256.
+    #[arg(long, env = "ESTAFET_SHARDS", default_value_t = 1)]
+    pub(crate) shards: u32,
+}
+
+/// Options of `estafet coreapp`.
+#[derive(Debug, Args)]
+pub(crate) struct CoreappArgs {
+    /// Name of the node, unique in the cluster.
+    #[arg(long, env = "ESTAFET_NODE")]
+    pub(crate) node: String,
+    /// Where webapps connect; port 0 takes a free one.
+    #[arg(long, env = "ESTAFET_LISTEN", default_value = "127.0.0.1:6250")]
+    pub(crate) listen: SocketAddr,
+    /// The same as others see it (host:port). Without it the listening address.
+    #[arg(long, env = "ESTAFET_ADVERTISE")]
+    pub(crate) advertise: Option<String>,
+    /// The masters (host:port).
+    #[arg(long, env = "ESTAFET_MASTER", value_delimiter = ',', required = true)]
+    pub(crate) master: Vec<String>,
+    /// Message database: postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+    /// The network (host:port, may be repeated for fallback).
+    #[arg(long, env = "ESTAFET_NETWORK", value_delimiter = ',', required = true)]
+    pub(crate) network: Vec<String>,
+    /// Public key of the network in hexadecimal; any other is refused.
+    #[arg(long, env = "ESTAFET_NETWORK_KEY")]
+    pub(crate) network_key: Option<String>,
+    /// Seconds that handing the shards over may take at the end.
+    #[arg(long, env = "ESTAFET_DRAIN_SECONDS", default_value_t = 20)]
+    pub(crate) drain_seconds: u64,
+}
+
+/// Options of `estafet webapp`.
+#[derive(Debug, Args)]
+pub(crate) struct WebappArgs {
+    /// Where the API listens; port 0 takes a free one.
+    #[arg(long, env = "ESTAFET_LISTEN", default_value = "127.0.0.1:9090")]
+    pub(crate) listen: SocketAddr,
+    /// The masters (host:port).
+    #[arg(long, env = "ESTAFET_MASTER", value_delimiter = ',', required = true)]
+    pub(crate) master: Vec<String>,
+    /// Message database: postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+    /// Business number.
+    #[arg(long, env = "ESTAFET_NUMBER", default_value = "15550000001")]
+    pub(crate) number: WaId,
+    /// Password with which `admin` may log in at once, when the database has no account yet. Without it the
+    /// initial password is `secret` and must be changed at the first login.
+    #[arg(long, env = "ESTAFET_ADMIN_PASSWORD", hide_env_values = true)]
+    pub(crate) admin_password: Option<String>,
+    /// Initial webhooks.url.
+    #[arg(long, env = "ESTAFET_WEBHOOK_URL")]
+    pub(crate) webhook_url: Option<String>,
+    /// Key for health and metrics (`Authorization: Apikey ...`), 12 to 128 characters.
+    #[arg(long, env = "ESTAFET_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// Accept `http://` callback URLs to loopback hosts.
+    #[arg(long, env = "ESTAFET_ALLOW_LOOPBACK_HTTP")]
+    pub(crate) allow_loopback_http: bool,
+}
+
+/// Options of `estafet chatd`.
+#[derive(Debug, Args)]
+pub(crate) struct ChatdArgs {
+    /// Where coreapps connect; may be repeated; port 0 takes a free one.
+    #[arg(long, env = "ESTAFET_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:5222")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where its database, key and audit log are.
+    #[arg(long, env = "ESTAFET_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// How many simulated phones: 15550001001, 15550001002, ...
+    #[arg(long, env = "ESTAFET_PHONES", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) phones: u32,
+    /// Where the phones' control interface listens, for `estafet phone --url`. It asks nobody who they are:
+    /// loopback only.
+    #[arg(long, env = "ESTAFET_CONTROL", default_value = "127.0.0.1:0")]
+    pub(crate) control: SocketAddr,
+}

@@ -1,0 +1,198 @@
+//! `estafet master`, `coreapp`, `webapp`, `chatd`: one role in one process.
+//!
+//! Each prints one line of JSON when it is ready, `{"ready":true,"role":...,"address":...}`, and ends in order
+//! at SIGTERM: a coreapp hands its shards over first, a leading master gives its lease back.
+
+pub(crate) mod args;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use estafet_coreapp::cluster::{Cluster, Membership};
+use estafet_model::ShardCount;
+use estafet_runtime::{Clock, Tasks};
+use estafet_store::SharedStore;
+use estafet_upstream::chat::ChatUpstream;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs};
+
+/// How long the tasks may take to end.
+const STOP: Duration = Duration::from_secs(5);
+/// How long shards without a new owner may take to finish what runs.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// Runs a master until SIGTERM or SIGINT.
+pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
+    let Some(count) = ShardCount::new(args.shards) else { bail!("--shards {}: a power of two, 1 to 256", args.shards) };
+    let (clock, tasks) = (Clock::system(), Tasks::new());
+    let store = open_store(&args.database_url, "estafet-master").await?;
+    let (listener, bound) = bind(args.listen).await?;
+    let config = estafet_master::Config {
+        etcd: args.etcd,
+        prefix: args.etcd_prefix,
+        address: args.advertise.unwrap_or_else(|| bound.to_string()),
+        numbers: args.number.into_iter().map(|number| (number, count)).collect(),
+    };
+    estafet_master::start(listener, config, store, clock, &tasks);
+    ready("master", bound, &json!({}))?;
+    let result = until_end(&tasks).await;
+    stop(&tasks).await;
+    result
+}
+
+/// Runs a coreapp until SIGTERM or SIGINT; then hands its shards over.
+pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
+    let key = args.network_key.as_deref().map(read_key).transpose()?;
+    let (boot, tasks) = (estafet_runtime::boot_id(), Tasks::new());
+    let application = format!("coreapp/{}/{boot}", args.node);
+    let store = open_store(&args.database_url, &application).await?;
+    let (listener, bound) = bind(args.listen).await?;
+    let deps = estafet_coreapp::Deps {
+        store,
+        upstream: Arc::new(ChatUpstream::new(args.network, key, tasks.clone())),
+        clock: Clock::system(),
+        tasks: tasks.clone(),
+        boot,
+        holder: format!("{} (process {} on {})", args.node, std::process::id(), estafet_runtime::host_name()),
+    };
+    let config = estafet_coreapp::Config { node: args.node.clone(), ..estafet_coreapp::Config::default() };
+    let (node, endings) = estafet_coreapp::Node::new(config, deps);
+    let shutdown = tasks.shutdown().clone();
+    let server = tonic::transport::Server::builder()
+        .add_service(estafet_coreapp::grpc::service(node.clone()))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { shutdown.cancelled().await });
+    tasks.spawn("data service", async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "data service ended");
+        }
+    });
+    let membership =
+        Membership { node: args.node, boot, address: args.advertise.unwrap_or_else(|| bound.to_string()), masters: args.master };
+    let cluster = Cluster::join(membership, node.clone(), endings, &tasks);
+    ready("coreapp", bound, &json!({ "boot": boot.to_string() }))?;
+    let result = until_end(&tasks).await;
+    if !cluster.leave(Duration::from_secs(args.drain_seconds)).await {
+        tracing::warn!("shards were not handed over in time; they finish what runs and end");
+        node.drain();
+        // In vain only if the database is away: what is left goes on elsewhere.
+        let _ = cluster.leave(FINISH).await;
+    }
+    stop(&tasks).await;
+    result
+}
+
+/// Runs a webapp until SIGTERM or SIGINT.
+pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    let store = open_store(&args.database_url, "estafet-webapp").await?;
+    let (listener, bound) = bind(args.listen).await?;
+    let config = estafet_webapp::Config {
+        number: args.number,
+        registered: true,
+        allow_loopback_http: args.allow_loopback_http,
+        contact_mode: estafet_webapp::ContactMode::Live,
+        api_key: args.api_key,
+        initial_admin_password: args.admin_password,
+        initial_webhook_url: args.webhook_url,
+        ..estafet_webapp::Config::default()
+    };
+    let deps = estafet_webapp::Deps {
+        store,
+        clock: Clock::system(),
+        tasks: tasks.clone(),
+        map: estafet_webapp::cluster::follow(&args.master, &tasks),
+        connect: Arc::new(estafet_webapp::cluster::Tcp),
+        extra: None,
+    };
+    estafet_webapp::start(listener, config, deps).await?;
+    ready("webapp", bound, &json!({ "base_url": format!("http://{bound}") }))?;
+    let result = until_end(&tasks).await;
+    stop(&tasks).await;
+    result
+}
+
+/// Runs the chat network until SIGTERM or SIGINT.
+pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
+    ensure!(args.control.ip().is_loopback(), "--control {}: a loopback address", args.control);
+    let tasks = Tasks::new();
+    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
+    let config = estafet_chatd::Config { listen: args.listen, phones: args.phones, ..estafet_chatd::Config::new(args.data_dir) };
+    let chatd = estafet_chatd::start(config, Clock::system(), tasks.clone()).await.context("the chat network")?;
+    let (listener, control) = bind(args.control).await?;
+    let router = estafet_chatd::control::router(chatd.phones.clone());
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn("control", async move {
+        let server = axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await });
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the control interface ended");
+        }
+    });
+    let first = *chatd.addresses.first().context("--listen: at least one address")?;
+    let more = json!({
+        "network": chatd.addresses,
+        "network_key": chatd.public_key.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "base_url": format!("http://{control}"),
+        "chatd_audit": chatd.audit_path,
+    });
+    ready("chatd", first, &more)?;
+    let result = until_end(&tasks).await;
+    stop(&tasks).await;
+    result
+}
+
+async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore> {
+    ensure!(!url.starts_with("sqlite:"), "--database-url: processes of a cluster share a server, SQLite is none");
+    let store = estafet_store::open(url, application).await.context("message database (--database-url)")?;
+    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
+    Ok(store)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+fn read_key(text: &str) -> anyhow::Result<[u8; 32]> {
+    let digits = || text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    let key: Option<Vec<u8>> = digits().collect();
+    key.and_then(|key| key.try_into().ok()).context("--network-key: 64 hexadecimal digits")
+}
+
+/// Prints the ready line.
+fn ready(role: &str, address: SocketAddr, more: &Value) -> anyhow::Result<()> {
+    let mut line = json!({ "ready": true, "role": role, "address": address, "pid": std::process::id() });
+    if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
+        line.extend(more.clone());
+    }
+    crate::output::line(&line.to_string())
+}
+
+async fn until_end(tasks: &Tasks) -> anyhow::Result<()> {
+    tokio::select! {
+        signal = estafet_runtime::tasks::termination() => signal.context("signals"),
+        () = tasks.shutdown().cancelled() => bail!("stopped after a failure, see the log"),
+    }
+}
+
+async fn stop(tasks: &Tasks) {
+    if !tasks.stop(STOP).await {
+        tracing::warn!("tasks did not end in time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_key_is_64_hexadecimal_digits() {
+        assert_eq!(read_key(&"0f".repeat(32)).unwrap(), [15; 32]);
+        for wrong in ["", "0f", &"0g".repeat(32), &"0f".repeat(33), &"é".repeat(32)] {
+            assert!(read_key(wrong).is_err(), "{wrong}");
+        }
+    }
+}

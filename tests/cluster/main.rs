@@ -1,0 +1,111 @@
+//! What holds in a cluster of real processes when some of them die (**I1**-**I5**).
+
+mod world;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use estafet_harness::{
+    Api, Ledger,
+    client::{Inbox, text_message, until},
+    ledger::{Difference, assert_none},
+};
+use futures::future::join_all;
+use reqwest::Method;
+
+use world::Cluster;
+
+const PHONES: u32 = 6;
+
+/// Senders, one for each phone, until told to end.
+struct Load {
+    stop: AtomicBool,
+    answered: AtomicUsize,
+}
+
+impl Load {
+    /// Sends to one phone, each message after the answer to the one before.
+    async fn send_to(&self, api: &Api, phone: &str) -> Ledger {
+        let mut ledger = Ledger::new();
+        for n in 0usize.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let text = format!("message {n} for {phone}");
+            let answer = api.call(Method::POST, "/v1/messages", Some(&text_message(phone, &text))).await;
+            let answer = answer.ok();
+            match answer.as_ref().and_then(|answer| answer.text_at("/messages/0/id")) {
+                Some(id) => {
+                    ledger.accepted(phone, &text, id);
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                }
+                None => ledger.unanswered(phone, &text),
+            }
+        }
+        ledger
+    }
+
+    /// Waits until so many more messages were answered.
+    async fn answers(&self, count: usize) -> anyhow::Result<()> {
+        let goal = self.answered.load(Ordering::Relaxed) + count;
+        until("messages are answered", async || Ok(self.answered.load(Ordering::Relaxed) >= goal)).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deaths_of_leader_and_owner_lose_double_and_reorder_nothing() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(PHONES).await?;
+    until("every shard has an owner", async || cluster.is_owned_without(&[]).await).await?;
+    let admin = cluster.login().await?;
+    let phones: Vec<String> = (0..PHONES).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();
+    let load = Load { stop: AtomicBool::new(false), answered: AtomicUsize::new(0) };
+    let incidents = async {
+        let result = incidents(&mut cluster, &load).await;
+        load.stop.store(true, Ordering::Relaxed);
+        result
+    };
+    let (ledgers, result) = tokio::join!(join_all(phones.iter().map(|phone| load.send_to(&admin, phone))), incidents);
+    result?;
+    let mut ledger = Ledger::new();
+    ledgers.into_iter().for_each(|one| ledger.merge(one));
+    compare(&ledger, &cluster, &phones).await?;
+    cluster.audit_is_clean()
+}
+
+async fn incidents(cluster: &mut Cluster, load: &Load) -> anyhow::Result<()> {
+    load.answers(100).await?;
+    // The leader dies: the data path does not notice, and the other one leads.
+    let leader = cluster.leader().await?;
+    cluster.masters[leader].process.kill();
+    load.answers(100).await?;
+    until("the other master leads", async || Ok(cluster.status().await?.term > 0)).await?;
+
+    // An owner dies: the other one takes its shards over.
+    let gone = cluster.coreapps[0].address()?;
+    cluster.coreapps[0].process.kill();
+    until("every shard has a living owner", async || cluster.is_owned_without(std::slice::from_ref(&gone)).await).await?;
+    load.answers(200).await?;
+    Ok(())
+}
+
+async fn compare(ledger: &Ledger, cluster: &Cluster, phones: &[String]) -> anyhow::Result<()> {
+    let network = cluster.phones()?;
+    let all_arrived = until("every accepted message is on its phone", async || {
+        let differences = ledger.compare_phones(&inboxes(&network, phones).await?);
+        Ok(!differences.iter().any(|difference| matches!(difference, Difference::Lost { .. })))
+    });
+    // If not, the comparison below says which are missing.
+    let _ = all_arrived.await;
+    let inboxes = inboxes(&network, phones).await?;
+    assert_none(&ledger.compare_phones(&inboxes));
+    let doubled: Vec<&str> = inboxes.iter().filter(|inbox| inbox.duplicates > 0).map(|inbox| inbox.phone.as_str()).collect();
+    assert!(doubled.is_empty(), "phones that were sent a message twice (I4): {doubled:?}");
+    Ok(())
+}
+
+async fn inboxes(network: &Api, phones: &[String]) -> anyhow::Result<Vec<Inbox>> {
+    let mut inboxes = Vec::new();
+    for phone in phones {
+        inboxes.push(network.inbox(phone).await?);
+    }
+    Ok(inboxes)
+}

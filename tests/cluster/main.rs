@@ -5,11 +5,12 @@ mod world;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use estafet_harness::{
-    Api, Ledger,
+    Api, Ledger, PATIENCE,
     client::{Inbox, text_message, until},
     ledger::{Difference, assert_none},
 };
 use futures::future::join_all;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 
 use world::Cluster;
@@ -20,6 +21,7 @@ const PHONES: u32 = 6;
 struct Load {
     stop: AtomicBool,
     answered: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 impl Load {
@@ -38,7 +40,10 @@ impl Load {
                     ledger.accepted(phone, &text, id);
                     self.answered.fetch_add(1, Ordering::Relaxed);
                 }
-                None => ledger.unanswered(phone, &text),
+                None => {
+                    ledger.unanswered(phone, &text);
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
         ledger
@@ -52,12 +57,12 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deaths_of_leader_and_owner_lose_double_and_reorder_nothing() -> anyhow::Result<()> {
+async fn deaths_of_leader_and_owner_and_a_handoff_lose_double_and_reorder_nothing() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(PHONES).await?;
     until("every shard has an owner", async || cluster.is_owned_without(&[]).await).await?;
     let admin = cluster.login().await?;
     let phones: Vec<String> = (0..PHONES).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();
-    let load = Load { stop: AtomicBool::new(false), answered: AtomicUsize::new(0) };
+    let load = Load { stop: AtomicBool::new(false), answered: AtomicUsize::new(0), refused: AtomicUsize::new(0) };
     let incidents = async {
         let result = incidents(&mut cluster, &load).await;
         load.stop.store(true, Ordering::Relaxed);
@@ -78,12 +83,26 @@ async fn incidents(cluster: &mut Cluster, load: &Load) -> anyhow::Result<()> {
     cluster.masters[leader].process.kill();
     load.answers(100).await?;
     until("the other master leads", async || Ok(cluster.status().await?.term > 0)).await?;
+    assert_eq!(load.refused.load(Ordering::Relaxed), 0, "requests failed although only a master died");
 
     // An owner dies: the other one takes its shards over.
     let gone = cluster.coreapps[0].address()?;
     cluster.coreapps[0].process.kill();
     until("every shard has a living owner", async || cluster.is_owned_without(std::slice::from_ref(&gone)).await).await?;
     load.answers(200).await?;
+
+    // A newcomer joins and the last owner is asked to end: it hands everything over first.
+    cluster.add_coreapp("coreapp-2").await?;
+    until("the newcomer is known", async || Ok(cluster.status().await?.nodes.iter().any(|node| node.node == "coreapp-2")))
+        .await?;
+    let refused = load.refused.load(Ordering::Relaxed);
+    let leaving = cluster.coreapps[1].address()?;
+    cluster.coreapps[1].process.signal(Signal::SIGTERM)?;
+    until("the newcomer has every shard", async || cluster.is_owned_without(&[gone.clone(), leaving.clone()]).await).await?;
+    let status = cluster.coreapps[1].process.wait(PATIENCE).await?;
+    assert!(status.success(), "the coreapp that left ended with {status}");
+    load.answers(100).await?;
+    assert_eq!(load.refused.load(Ordering::Relaxed), refused, "requests failed during a handoff");
     Ok(())
 }
 

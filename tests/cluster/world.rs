@@ -41,6 +41,8 @@ pub(crate) struct Cluster {
     pub(crate) chatd: Role,
     _etcd: Etcd,
     _postgres: Postgres,
+    /// Flags that all coreapps share.
+    coreapp_flags: Vec<String>,
     // Removed after the processes: fields are dropped in this order.
     directory: TempDir,
 }
@@ -67,13 +69,21 @@ impl Cluster {
         let flags = ["--master", &addresses, "--database-url", &database, "--number", NUMBER, "--admin-password", PASSWORD];
         let webapp = role(&directory, "webapp", "webapp", &[&listen[..], &flags].concat()).await?;
         let (network, key) = (chatd.address()?, chatd.text("network_key")?);
-        let mut coreapps = Vec::new();
+        let flags = ["--master", &addresses, "--database-url", &database, "--network", &network, "--network-key", &key];
+        let coreapp_flags = listen.iter().chain(&flags).map(|flag| (*flag).to_owned()).collect();
+        let mut cluster =
+            Self { webapp, coreapps: Vec::new(), masters, chatd, _etcd: etcd, _postgres: postgres, coreapp_flags, directory };
         for name in ["coreapp-0", "coreapp-1"] {
-            let flags = ["--node", name, "--master", &addresses, "--database-url", &database];
-            let network = ["--network", &network, "--network-key", &key];
-            coreapps.push(role(&directory, name, "coreapp", &[&listen[..], &flags, &network].concat()).await?);
+            cluster.add_coreapp(name).await?;
         }
-        Ok(Self { webapp, coreapps, masters, chatd, _etcd: etcd, _postgres: postgres, directory })
+        Ok(cluster)
+    }
+
+    /// Starts one more coreapp.
+    pub(crate) async fn add_coreapp(&mut self, name: &str) -> anyhow::Result<()> {
+        let flags: Vec<&str> = self.coreapp_flags.iter().map(String::as_str).chain(["--node", name]).collect();
+        self.coreapps.push(role(&self.directory, name, "coreapp", &flags).await?);
+        Ok(())
     }
 
     pub(crate) async fn login(&self) -> anyhow::Result<Api> {

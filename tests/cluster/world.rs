@@ -111,6 +111,11 @@ impl Cluster {
         anyhow::bail!("no master leads")
     }
 
+    /// Whether a master hears this coreapp.
+    pub(crate) async fn knows(&mut self, node: &str) -> anyhow::Result<bool> {
+        Ok(self.status().await?.nodes.iter().any(|known| known.node == node))
+    }
+
     /// Whether every shard has an owner that is not `gone`.
     pub(crate) async fn is_owned_without(&mut self, gone: &[String]) -> anyhow::Result<bool> {
         let shards = self.status().await?.shards;

@@ -62,9 +62,10 @@ impl Library {
     /// A template that may be sent. Languages are taken exactly: the fallback to another locale
     /// ended with v2.27.8.
     pub(super) fn find(&self, namespace: &str, name: &str, language: &Language) -> Result<&Template, ApiError> {
-        let packs = self.namespaces.get(namespace).ok_or_else(|| {
-            ApiError::invalid("namespace", "is not valid: the namespace does not correspond to the WABA id")
-        })?;
+        let packs = self
+            .namespaces
+            .get(namespace)
+            .ok_or_else(|| ApiError::invalid("namespace", "is not valid: the namespace does not correspond to the WABA id"))?;
         let pack = packs.get(language).ok_or_else(|| {
             ApiError::new(Code::TemplatePackMissing, format!("No message templates exist in {}", language.in_words()))
         })?;

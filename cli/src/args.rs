@@ -273,6 +273,18 @@ pub(crate) struct PhoneSendArgs {
     pub(crate) context: Option<String>,
 }
 
+/// Settings at fault, all of them; the process ends with status 64 (EX_USAGE) and has opened no port.
+#[derive(Debug)]
+pub(crate) struct Misconfigured(pub(crate) Vec<String>);
+
+impl std::fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Misconfigured {}
+
 /// Prints the completion script of a shell.
 pub(crate) fn completions(shell: Shell) {
     clap_complete::generate(shell, &mut Cli::command(), "estafet", &mut std::io::stdout());

@@ -15,6 +15,9 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 
+/// Exit status when settings are at fault (sysexits.h).
+const EX_USAGE: u8 = 64;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -56,5 +59,5 @@ async fn run(command: Command) -> anyhow::Result<()> {
 #[allow(clippy::print_stderr, reason = "what went wrong, for the person at the terminal")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("estafet: {error:#}");
-    ExitCode::FAILURE
+    if error.is::<args::Misconfigured>() { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
 }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 
+use crate::args::Misconfigured;
 use args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs};
 
 /// How long the tasks may take to end.
@@ -26,7 +27,9 @@ const FINISH: Duration = Duration::from_secs(3);
 
 /// Runs a master until SIGTERM or SIGINT.
 pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
-    let Some(count) = ShardCount::new(args.shards) else { bail!("--shards {}: a power of two, 1 to 256", args.shards) };
+    let Some(count) = ShardCount::new(args.shards) else {
+        return Err(Misconfigured(vec![format!("--shards {}: a power of two, 1 to 256", args.shards)]).into());
+    };
     let (clock, tasks) = (Clock::system(), Tasks::new());
     let store = open_store(&args.database_url, "estafet-master").await?;
     let (listener, bound) = bind(args.listen).await?;

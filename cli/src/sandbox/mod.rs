@@ -9,7 +9,7 @@ mod wiring;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use estafet_chatd::Chatd;
 use estafet_coreapp::Node;
 use estafet_master::local::Local;
@@ -20,7 +20,7 @@ use estafet_upstream::chat::ChatUpstream;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use crate::args::{ContactMode, SandboxArgs};
+use crate::args::{ContactMode, Misconfigured, SandboxArgs};
 use data_dir::DataDir;
 use wiring::{InProcess, SandboxNode};
 
@@ -108,15 +108,15 @@ fn check(args: &SandboxArgs) -> anyhow::Result<ShardCount> {
     if shards.is_none() {
         problems.push(format!("--shards {}: a power of two, 1 to 256", args.shards));
     }
-    if args.api_key.as_ref().is_some_and(|key| !(12..=128).contains(&key.chars().count())) {
-        problems.push("--api-key: 12 to 128 characters".to_owned());
+    if let Err(error) = webapp_config(args).check() {
+        problems.push(error.to_string());
     }
     if let Err(error) = estafet_webapp::check_template_files(&args.templates) {
         problems.push(format!("--templates: {error}"));
     }
     match shards {
         Some(shards) if problems.is_empty() => Ok(shards),
-        _ => bail!("{}", problems.join("; ")),
+        _ => Err(Misconfigured(problems).into()),
     }
 }
 
@@ -246,5 +246,23 @@ async fn stop(node: &Node, tasks: &Tasks) {
     }
     if !tasks.stop(STOP).await {
         tracing::warn!("tasks did not end in time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn every_setting_at_fault_is_named_at_once() {
+        let cli = Cli::try_parse_from(["estafet", "sandbox", "--shards", "3", "--api-key", "short"]).unwrap();
+        let Command::Sandbox(args) = cli.command else { panic!("not a sandbox") };
+        let error = check(&args).unwrap_err();
+        assert!(error.is::<Misconfigured>());
+        let text = error.to_string();
+        assert!(text.contains("--shards 3") && text.contains("api_key"), "{text}");
     }
 }

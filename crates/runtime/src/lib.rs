@@ -1,5 +1,5 @@
 //! What every Estafet process needs and no role should write again: the clock, named tasks with
-//! an orderly end, telemetry, and typed configuration.
+//! an orderly end, and telemetry.
 //!
 //! This is the only place that reads the system clock, the environment and spawns tasks; the
 //! workspace's `clippy.toml` bans these elsewhere.
@@ -7,7 +7,6 @@
 
 pub mod backoff;
 pub mod clock;
-pub mod config;
 pub mod metrics;
 pub mod tasks;
 pub mod telemetry;

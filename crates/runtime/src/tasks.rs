@@ -21,12 +21,6 @@ impl Tasks {
         Self::default()
     }
 
-    /// A group of its own that also ends when this one does.
-    #[must_use]
-    pub fn child(&self) -> Self {
-        Self { tracker: self.tracker.clone(), shutdown: self.shutdown.child_token() }
-    }
-
     /// Runs `future` as a task. If it panics, the group is shut down.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<()>
     where

@@ -2,11 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use estafet_model::{BootId, Shard as ShardNumber, Slot, WaId};
+use estafet_model::{BootId, Slot, WaId};
 use estafet_proto::v1::NumberState;
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
@@ -18,7 +17,7 @@ use crate::{
     Config,
     callbacks::{self, Poster},
     core::life::Reason,
-    request::{Action, Reply, ShardRequest, not_owner, refused},
+    request::{Action, Reply, ShardRequest, not_owner, overloaded},
     settings::LiveSettings,
     shard::{Channels, Context, KeysError, NumberKeys, Shard},
 };
@@ -79,7 +78,6 @@ pub struct Node {
 #[derive(Clone)]
 struct Route {
     fence: Fence,
-    slots: RangeInclusive<Slot>,
     requests: mpsc::Sender<ShardRequest>,
     conditions: mpsc::Sender<String>,
     drain: CancellationToken,
@@ -117,7 +115,7 @@ impl Node {
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
         let shard = Shard::new(self.context.clone(), fence, keys, post_sender, receiver.borrow().clone());
         let channels = Channels { requests, posted, settings: receiver, conditions, drain: drain.clone() };
-        let route = Route { fence, slots: fence.slots(), requests: request_sender, conditions: condition_sender, drain };
+        let route = Route { fence, requests: request_sender, conditions: condition_sender, drain };
         self.routes().entry(fence.number).or_default().push(route);
         let node = self.clone();
         self.context.tasks.spawn("shard", async move {
@@ -155,16 +153,13 @@ impl Node {
     pub fn dispatch(&self, number: WaId, slot: Slot, action: Action, reply: Reply) {
         let route = {
             let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
-            shards.get(&number).and_then(|routes| routes.iter().find(|route| route.slots.contains(&slot)).cloned())
+            shards.get(&number).and_then(|routes| routes.iter().find(|route| route.fence.slots().contains(&slot)).cloned())
         };
         let Some(route) = route else { return reply.send(not_owner()) };
         match route.requests.try_send(ShardRequest { slot, action, reply }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(request)) => request.reply.send(not_owner()),
-            Err(mpsc::error::TrySendError::Full(request)) => {
-                let full = estafet_model::ApiError::new(estafet_model::Code::Overloaded, "The job queue is full");
-                request.reply.send(refused(&full));
-            }
+            Err(mpsc::error::TrySendError::Full(request)) => request.reply.send(overloaded()),
         }
     }
 
@@ -231,9 +226,12 @@ impl NodeState {
         }
     }
 
-    pub(crate) fn remove(&self, number: WaId, shard: ShardNumber) {
+    /// Forgets an ownership that ended; a newer one of the same shard stays.
+    pub(crate) fn remove(&self, fence: &Fence) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        if states.remove(&(number.as_u64(), shard.get().into())).is_some() {
+        let key = (fence.number.as_u64(), fence.shard.get().into());
+        if states.get(&key).is_some_and(|state| state.epoch == u64::from(fence.epoch.get())) {
+            states.remove(&key);
             self.changed.send_modify(|version| *version += 1);
         }
     }

@@ -1,7 +1,7 @@
 //! Requests of the webapps, and the way their answers take.
 
 use bytes::Bytes;
-use estafet_model::{ApiError, IdKey, Slot, WaId};
+use estafet_model::{ApiError, Code, IdKey, Slot, WaId};
 use estafet_proto::v1::{self, outcome::Result as Answer, request::Action as Wire};
 use tokio::sync::{mpsc, oneshot};
 
@@ -76,6 +76,11 @@ pub fn done() -> Answer {
 /// This node does not own the slot.
 pub fn not_owner() -> Answer {
     Answer::NotOwner(v1::NotOwner { hint: String::new(), map_version: 0 })
+}
+
+/// More is asked than the owner takes; nothing was stored.
+pub fn overloaded() -> Answer {
+    refused(&ApiError::new(Code::Overloaded, "The job queue is full"))
 }
 
 /// The request was refused.

@@ -211,19 +211,8 @@ impl Lanes {
 
     /// The answer of a load.
     pub fn loaded(&mut self, asked: &[(Slot, Seq)], rows: Vec<StoredEvent>, limit: usize) {
-        let mut by_slot: HashMap<Slot, Vec<StoredEvent>> = HashMap::new();
-        for row in rows {
-            by_slot.entry(row.slot).or_default().push(row);
-        }
-        for (slot, _) in asked {
-            self.queues.loaded(*slot, by_slot.remove(slot).unwrap_or_default(), limit);
-            self.fill(*slot);
-        }
-    }
-
-    /// A load did not work.
-    pub fn load_failed(&mut self, asked: &[(Slot, Seq)]) {
-        asked.iter().for_each(|(slot, _)| self.queues.load_failed(*slot));
+        self.queues.loaded(asked, rows, limit);
+        asked.iter().for_each(|(slot, _)| self.fill(*slot));
     }
 
     /// Events in memory.

@@ -153,19 +153,8 @@ impl Outbox {
 
     /// The answer of a load.
     pub fn loaded(&mut self, asked: &[(Slot, Seq)], rows: Vec<MessageRow>, limit: usize) {
-        let mut by_slot: HashMap<Slot, Vec<MessageRow>> = HashMap::new();
-        for row in rows {
-            by_slot.entry(row.slot).or_default().push(row);
-        }
-        for (slot, _) in asked {
-            self.queues.loaded(*slot, by_slot.remove(slot).unwrap_or_default(), limit);
-            self.make_ready(*slot);
-        }
-    }
-
-    /// A load did not work.
-    pub fn load_failed(&mut self, asked: &[(Slot, Seq)]) {
-        asked.iter().for_each(|(slot, _)| self.queues.load_failed(*slot));
+        self.queues.loaded(asked, rows, limit);
+        asked.iter().for_each(|(slot, _)| self.make_ready(*slot));
     }
 
     /// Messages in memory that are not settled.
@@ -176,11 +165,6 @@ impl Outbox {
     /// Whether memory holds no unsettled message.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Messages sent and not acknowledged.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight
     }
 
     fn make_ready(&mut self, slot: Slot) {

@@ -116,7 +116,7 @@ impl<T: Positioned> SlotQueues<T> {
     }
 
     /// Slots to load from the database, each with the position to load after; at most `most`.
-    /// Each counts as being loaded until [`Self::loaded`] or [`Self::load_failed`].
+    /// Each counts as being loaded until [`Self::loaded`].
     pub fn take_loads(&mut self, most: usize) -> Vec<(Slot, Seq)> {
         if self.total >= self.limits.total {
             return Vec::new();
@@ -134,8 +134,18 @@ impl<T: Positioned> SlotQueues<T> {
             .collect()
     }
 
-    /// Takes the answer of a load: the rows after the asked position, at most `limit` of them.
-    pub fn loaded(&mut self, slot: Slot, rows: Vec<T>, limit: usize) {
+    /// Takes the answer of a load: for each slot asked for, the rows after the asked position, at most `limit`.
+    pub fn loaded(&mut self, asked: &[(Slot, Seq)], rows: Vec<T>, limit: usize) {
+        let mut by_slot: HashMap<Slot, Vec<T>> = HashMap::new();
+        for row in rows {
+            by_slot.entry(row.slot()).or_default().push(row);
+        }
+        for (slot, _) in asked {
+            self.slot_loaded(*slot, by_slot.remove(slot).unwrap_or_default(), limit);
+        }
+    }
+
+    fn slot_loaded(&mut self, slot: Slot, rows: Vec<T>, limit: usize) {
         let Some(window) = self.windows.get_mut(&slot) else { return };
         window.loading = false;
         window.spilled = rows.len() >= limit || window.stored_meanwhile;
@@ -151,32 +161,15 @@ impl<T: Positioned> SlotQueues<T> {
         }
     }
 
-    /// A load did not work: it will be asked for again.
-    pub fn load_failed(&mut self, slot: Slot) {
-        if let Some(window) = self.windows.get_mut(&slot) {
-            window.loading = false;
-            self.hungry.insert(slot);
-        }
-    }
-
     /// Whether nothing of `slot` is in memory or only stored.
-    pub fn is_drained(&self, slot: Slot) -> bool {
+    #[cfg(test)]
+    fn is_drained(&self, slot: Slot) -> bool {
         self.windows.get(&slot).is_none_or(|w| w.rows.is_empty() && !w.spilled && !w.loading)
     }
 
     /// Rows in memory.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.total
-    }
-
-    /// Whether memory holds no row.
-    pub fn is_empty(&self) -> bool {
-        self.total == 0
-    }
-
-    /// Slots that have rows in memory.
-    pub fn occupied(&self) -> impl Iterator<Item = Slot> {
-        self.windows.iter().filter(|(_, w)| !w.rows.is_empty()).map(|(slot, _)| *slot)
     }
 }
 
@@ -223,7 +216,7 @@ mod tests {
             let loads = queues.take_loads(10);
             let Some(&(_, after)) = loads.first() else { break };
             let rows = stored.iter().filter(|r| r.seq() > after).take(3).cloned().collect();
-            queues.loaded(slot(5), rows, 3);
+            queues.slot_loaded(slot(5), rows, 3);
         }
         assert_eq!(seen, stored);
         assert!(queues.is_drained(slot(5)));
@@ -234,9 +227,9 @@ mod tests {
         let mut queues = SlotQueues::<Row>::recovering(LIMITS, [slot(1)].into_iter());
         assert_eq!(queues.take_loads(10), [(slot(1), Seq::ZERO)]);
         assert!(!queues.push(Row(1, 9)), "the load may or may not see it");
-        queues.loaded(slot(1), vec![], 3);
+        queues.slot_loaded(slot(1), vec![], 3);
         assert_eq!(queues.take_loads(10), [(slot(1), Seq::ZERO)]);
-        queues.loaded(slot(1), vec![Row(1, 9)], 3);
+        queues.slot_loaded(slot(1), vec![Row(1, 9)], 3);
         assert_eq!(queues.pop(slot(1)), Some(Row(1, 9)));
         assert!(queues.is_drained(slot(1)));
     }
@@ -245,7 +238,7 @@ mod tests {
     fn a_row_that_a_load_saw_before_its_commit_was_told_is_taken_once() {
         let mut queues = SlotQueues::<Row>::recovering(LIMITS, [slot(1)].into_iter());
         queues.take_loads(10);
-        queues.loaded(slot(1), vec![Row(1, 4), Row(1, 5)], 3);
+        queues.slot_loaded(slot(1), vec![Row(1, 4), Row(1, 5)], 3);
         assert!(!queues.push(Row(1, 5)));
         assert!(queues.push(Row(1, 6)));
         let taken: Vec<i64> = std::iter::from_fn(|| queues.pop(slot(1))).map(|row| row.1).collect();

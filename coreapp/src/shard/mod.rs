@@ -311,7 +311,7 @@ impl Shard {
             reply.send(not_owner());
         }
         self.unanswered().for_each(|reply| reply.send(not_owner()));
-        self.context.state.remove(self.fence.number, self.fence.shard);
+        self.context.state.remove(&self.fence);
     }
 
     fn request(&mut self, request: ShardRequest) {

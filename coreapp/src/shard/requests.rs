@@ -9,7 +9,7 @@ use estafet_upstream::Command;
 use super::{Answered, Done, Shard, Upline, read};
 use crate::{
     core::pending::Effect,
-    request::{Reply, done, not_owner, refused},
+    request::{Reply, done, not_owner, overloaded, refused},
 };
 
 impl Shard {
@@ -19,7 +19,7 @@ impl Shard {
             return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
         }
         if self.unsettled >= self.context.config.max_outbox {
-            return reply.send(refused(&ApiError::new(Code::Overloaded, "The job queue is full")));
+            return reply.send(overloaded());
         }
         let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
         self.unsettled += 1;

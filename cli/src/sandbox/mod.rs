@@ -14,6 +14,7 @@ use estafet_chatd::Chatd;
 use estafet_coreapp::Node;
 use estafet_master::local::Local;
 use estafet_model::{BootId, ShardCount, WaId};
+use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Hold, Holder, SharedStore};
 use estafet_upstream::chat::ChatUpstream;
@@ -30,6 +31,9 @@ const NODE: &str = "sandbox";
 const STOP: Duration = Duration::from_secs(5);
 /// How long shards may take to finish what runs.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long shards may take to log in at the network before the sandbox is called ready without it.
+const LOGIN: Duration = Duration::from_secs(2);
 
 /// How often, and at what distance, a held number is asked for.
 const HOLD_TRIES: u32 = 10;
@@ -90,6 +94,9 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     estafet_webapp::start(listener, webapp_config(&args), deps).await?;
     local.place(args.number, shards).await?;
     tasks.spawn("retake", wiring::retake(local, endings, Arc::from(hold), tasks.clone()));
+    if !args.hold_upstream {
+        connected(&node, shards).await;
+    }
     ready(&args, address, boot, &chatd, store.backend())?;
 
     let result = tokio::select! {
@@ -200,6 +207,23 @@ fn limits(args: &SandboxArgs) -> estafet_webapp::Limits {
     match args.messages_per_second {
         Some(rate) => estafet_webapp::Limits { messages_per_second: rate, messages_burst: rate.saturating_mul(3), ..defaults },
         None => defaults,
+    }
+}
+
+/// Waits until every shard has logged in: phones cannot write to a number the network has not seen. A network
+/// that refuses or is away does not keep the API from being served.
+async fn connected(node: &Node, shards: ShardCount) {
+    let mut changes = node.state().subscribe();
+    let is_connected = |state: &NumberState| state.gateway_status() == GatewayStatus::Connected;
+    let all = async {
+        while node.state().snapshot().iter().filter(|state| is_connected(state)).count() < usize::from(shards.get()) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(LOGIN, all).await.is_err() {
+        tracing::warn!("not every shard is connected to the network yet");
     }
 }
 

@@ -4,6 +4,7 @@
 //! * [`etcd`]: an etcd of its own.
 //! * [`sink`]: a receiver of callbacks with scripted answers. [`raw`]: bytes on a socket, well-formed or not.
 //! * [`ledger`]: what was accepted against what phones and the receiver saw (**I3**-**I6**).
+//! * [`proxy`]: stands between two processes and does to their connections what networks do.
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
 //!
 //! Everything listens on a port of its own on loopback and lives in a temporary directory. Nothing here sleeps:
@@ -15,6 +16,7 @@ pub mod etcd;
 pub mod ledger;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod sandbox;
 pub mod sink;
@@ -24,6 +26,7 @@ pub use client::{Answer, Api, Message};
 pub use etcd::Etcd;
 pub use ledger::Ledger;
 pub use postgres::Postgres;
+pub use proxy::Proxy;
 pub use sandbox::Sandbox;
 pub use sink::Sink;
 

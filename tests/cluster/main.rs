@@ -1,19 +1,15 @@
 //! What holds in a cluster of real processes when some of them die (**I1**-**I5**).
 
-mod world;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use estafet_harness::{
-    Api, Ledger, PATIENCE,
+    Api, Cluster, Ledger,
     client::{Inbox, text_message, until},
+    cluster::Role,
     ledger::{Difference, assert_none},
 };
 use futures::future::join_all;
-use nix::sys::signal::Signal;
 use reqwest::Method;
-
-use world::Cluster;
 
 const PHONES: u32 = 6;
 
@@ -58,9 +54,9 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deaths_a_handoff_and_a_hang_lose_double_and_reorder_nothing() -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(PHONES).await?;
-    until("every shard has an owner", async || cluster.is_owned_without(&[]).await).await?;
-    let admin = cluster.login().await?;
+    let mut cluster = Cluster::options().sizes(2, 2, 1).phones(PHONES).start().await?;
+    until("every shard has an owner", async || cluster.is_owned().await).await?;
+    let admin = cluster.login().await?.remove(0);
     let phones: Vec<String> = (0..PHONES).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();
     let load = Load { stop: AtomicBool::new(false), answered: AtomicUsize::new(0), refused: AtomicUsize::new(0) };
     let incidents = async {
@@ -80,37 +76,34 @@ async fn incidents(cluster: &mut Cluster, load: &Load) -> anyhow::Result<()> {
     load.answers(100).await?;
     // The leader dies: the data path does not notice, and the other one leads.
     let leader = cluster.leader().await?;
-    cluster.masters[leader].process.kill();
+    cluster.member(&leader)?.kill();
     load.answers(100).await?;
     until("the other master leads", async || Ok(cluster.status().await?.term > 0)).await?;
     assert_eq!(load.refused.load(Ordering::Relaxed), 0, "requests failed although only a master died");
 
     // An owner dies: the other one takes its shards over.
-    let gone = cluster.coreapps[0].address()?;
-    cluster.coreapps[0].process.kill();
-    until("every shard has a living owner", async || cluster.is_owned_without(std::slice::from_ref(&gone)).await).await?;
+    cluster.member("coreapp-0")?.kill();
+    until("every shard has a living owner", async || cluster.is_owned_without(&["coreapp-0"]).await).await?;
     load.answers(200).await?;
 
     // A newcomer joins and the last owner is asked to end: it hands everything over first.
-    cluster.add_coreapp("coreapp-2").await?;
+    cluster.add(Role::Coreapp).await?;
     until("the newcomer is known", async || cluster.knows("coreapp-2").await).await?;
     let refused = load.refused.load(Ordering::Relaxed);
-    let leaving = cluster.coreapps[1].address()?;
-    cluster.coreapps[1].process.signal(Signal::SIGTERM)?;
-    until("the newcomer has every shard", async || cluster.is_owned_without(&[gone.clone(), leaving.clone()]).await).await?;
-    let status = cluster.coreapps[1].process.wait(PATIENCE).await?;
+    let status = cluster.member("coreapp-1")?.terminate().await?;
     assert!(status.success(), "the coreapp that left ended with {status}");
+    let gone = ["coreapp-0", "coreapp-1"];
+    until("the newcomer has every shard", async || cluster.is_owned_without(&gone).await).await?;
     load.answers(100).await?;
     assert_eq!(load.refused.load(Ordering::Relaxed), refused, "requests failed during a handoff");
 
     // The owner hangs, is overtaken, and wakes with epochs that are refused.
-    cluster.add_coreapp("coreapp-3").await?;
+    cluster.add(Role::Coreapp).await?;
     until("the newcomer is known", async || cluster.knows("coreapp-3").await).await?;
-    let hanging = cluster.coreapps[2].address()?;
-    cluster.coreapps[2].process.signal(Signal::SIGSTOP)?;
-    let gone = [gone, leaving, hanging];
+    cluster.member("coreapp-2")?.hang()?;
+    let gone = ["coreapp-0", "coreapp-1", "coreapp-2"];
     until("the owner that hangs has nothing", async || cluster.is_owned_without(&gone).await).await?;
-    cluster.coreapps[2].process.signal(Signal::SIGCONT)?;
+    cluster.member("coreapp-2")?.wake()?;
     load.answers(200).await?;
     Ok(())
 }

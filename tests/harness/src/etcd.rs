@@ -1,32 +1,65 @@
-//! An etcd of its own: one member, in a temporary directory, on free ports, gone when dropped.
+//! An etcd of its own: members in temporary directories, on ports they keep, gone when dropped.
 
-use std::{net::TcpListener, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use futures::future::try_join_all;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::process::{Announces, Process};
+use crate::{
+    ports::free_port,
+    process::{Announces, Process},
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How often other free ports are tried when somebody was faster.
 const PORT_TRIES: u32 = 5;
 
-/// A running etcd.
-#[derive(Debug)]
-pub struct Etcd {
-    process: Process,
-    url: String,
-    // Removed after the process: fields are dropped in this order.
-    _directory: TempDir,
+/// How etcd is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    members: usize,
+    fsync: bool,
+    heartbeat: Duration,
+    election: Duration,
 }
 
-impl Etcd {
-    /// Starts one that elects itself at once and does not wait for the disk.
-    pub async fn start() -> anyhow::Result<Self> {
+impl Default for Options {
+    /// One member that elects itself at once and does not wait for the disk.
+    fn default() -> Self {
+        Self { members: 1, fsync: false, heartbeat: Duration::from_millis(20), election: Duration::from_millis(100) }
+    }
+}
+
+impl Options {
+    /// How many members there are: an odd number.
+    #[must_use]
+    pub fn members(mut self, count: usize) -> Self {
+        self.members = count;
+        self
+    }
+
+    /// Whether writes reach the disk.
+    #[must_use]
+    pub fn fsync(mut self, on: bool) -> Self {
+        self.fsync = on;
+        self
+    }
+
+    /// etcd's heartbeat interval and election timeout.
+    #[must_use]
+    pub fn timing(mut self, heartbeat: Duration, election: Duration) -> Self {
+        (self.heartbeat, self.election) = (heartbeat, election);
+        self
+    }
+
+    /// Starts all members; they have a leader when this returns.
+    pub async fn start(self) -> anyhow::Result<Vec<Etcd>> {
         let mut last = None;
         for _ in 0..PORT_TRIES {
-            match Self::try_start().await {
-                Ok(etcd) => return Ok(etcd),
+            match self.try_start().await {
+                Ok(members) => return Ok(members),
                 Err(error) => last = Some(error),
             }
         }
@@ -36,24 +69,63 @@ impl Etcd {
         }
     }
 
-    async fn try_start() -> anyhow::Result<Self> {
+    async fn try_start(&self) -> anyhow::Result<Vec<Etcd>> {
+        let places = (0..self.members).map(|n| {
+            let (client, peer) = (free_url()?, free_url()?);
+            anyhow::Ok(Place { name: format!("etcd-{n}"), client, peer })
+        });
+        let places: Vec<Place> = places.collect::<anyhow::Result<_>>()?;
+        let cluster: Vec<String> = places.iter().map(|place| format!("{}={}", place.name, place.peer)).collect();
+        let cluster = cluster.join(",");
+        // A member is ready when the others are: they start together.
+        try_join_all(places.into_iter().map(|place| Etcd::launch(self.clone(), place, cluster.clone()))).await
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    name: String,
+    client: String,
+    peer: String,
+}
+
+/// A running member of etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    process: Process,
+    options: Options,
+    place: Place,
+    cluster: String,
+    // Removed after the process: fields are dropped in this order.
+    directory: TempDir,
+}
+
+impl Etcd {
+    /// Starts one that elects itself at once and does not wait for the disk.
+    pub async fn start() -> anyhow::Result<Self> {
+        let mut members = Self::options().start().await?;
+        members.pop().context("etcd has no member")
+    }
+
+    /// Says how to start one.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    async fn launch(options: Options, place: Place, cluster: String) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("estafet-etcd-").tempdir()?;
-        let (client, peer) = (free_url()?, free_url()?);
-        let mut command = Command::new("etcd");
-        command.args(["--name", "t0", "--unsafe-no-fsync", "--heartbeat-interval=20", "--election-timeout=100"]);
-        command.arg("--data-dir").arg(directory.path().join("data"));
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.arg("--initial-cluster").arg(format!("t0={peer}"));
-        let ready = |line: &str| line.contains("ready to serve client requests").then_some(());
-        let log = directory.path().join("log");
-        let (process, ()) = Process::start("etcd", command, &log, Announces::OnStderr, ready, DEADLINE).await?;
-        Ok(Self { process, url: client, _directory: directory })
+        let process = spawn(&options, &place, &cluster, &directory).await?;
+        Ok(Self { process, options, place, cluster, directory })
+    }
+
+    /// Its name: `etcd-0` and so on.
+    pub fn name(&self) -> &str {
+        &self.place.name
     }
 
     /// Where clients connect.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.place.client
     }
 
     /// Its process id.
@@ -61,13 +133,61 @@ impl Etcd {
         self.process.pid()
     }
 
-    /// Kills it (SIGKILL).
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Kills it (SIGKILL); its data stay.
     pub fn kill(&mut self) {
         self.process.kill();
     }
+
+    /// Starts it again on the same data and ports, after [`Etcd::kill`]; it waits for a quorum.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(!self.process.is_running(), "{} still runs", self.place.name);
+        self.process = spawn(&self.options, &self.place, &self.cluster, &self.directory).await?;
+        Ok(())
+    }
+}
+
+async fn spawn(options: &Options, place: &Place, cluster: &str, directory: &TempDir) -> anyhow::Result<Process> {
+    let mut command = Command::new("etcd");
+    command.args(["--name", &place.name]);
+    if !options.fsync {
+        command.arg("--unsafe-no-fsync");
+    }
+    command.arg(format!("--heartbeat-interval={}", options.heartbeat.as_millis()));
+    command.arg(format!("--election-timeout={}", options.election.as_millis()));
+    command.arg("--data-dir").arg(directory.path().join("data"));
+    command.args(["--listen-client-urls", &place.client, "--advertise-client-urls", &place.client]);
+    command.args(["--listen-peer-urls", &place.peer, "--initial-advertise-peer-urls", &place.peer]);
+    command.args(["--initial-cluster", cluster]);
+    let ready = |line: &str| line.contains("ready to serve client requests").then_some(());
+    let log = directory.path().join("log");
+    Ok(Process::start(&place.name, command, &log, Announces::OnStderr, ready, DEADLINE).await?.0)
 }
 
 fn free_url() -> anyhow::Result<String> {
-    let port = TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?.port();
-    Ok(format!("http://127.0.0.1:{port}"))
+    Ok(format!("http://127.0.0.1:{}", free_port()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_member_of_three_comes_back_after_a_kill() {
+        let timing = (Duration::from_millis(50), Duration::from_millis(500));
+        let mut members = Etcd::options().members(3).timing(timing.0, timing.1).start().await.unwrap();
+        members[1].kill();
+        assert!(!members[1].is_running());
+        members[1].restart().await.unwrap();
+        assert!(members[1].is_running());
+    }
 }

@@ -1,7 +1,7 @@
 //! What surrounds Estafet in tests, drills and benches: the things it needs and the things it is compared with.
 //!
 //! * [`postgres`]: a PostgreSQL of its own. [`sandbox`]: the `estafet sandbox` process. [`client`]: what callers and phones do.
-//! * [`etcd`]: an etcd of its own.
+//! * [`etcd`]: an etcd of its own. [`cluster`]: every role as a process of its own, with all it needs.
 //! * [`sink`]: a receiver of callbacks with scripted answers. [`raw`]: bytes on a socket, well-formed or not.
 //! * [`ledger`]: what was accepted against what phones and the receiver saw (**I3**-**I6**).
 //! * [`proxy`]: stands between two processes and does to their connections what networks do.
@@ -11,9 +11,11 @@
 //! waiting is for an event, with a deadline after which it is an error that shows what was seen.
 
 pub mod client;
+pub mod cluster;
 pub mod environment;
 pub mod etcd;
 pub mod ledger;
+pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -23,6 +25,7 @@ pub mod sink;
 pub mod vectors;
 
 pub use client::{Answer, Api, Message};
+pub use cluster::Cluster;
 pub use etcd::Etcd;
 pub use ledger::Ledger;
 pub use postgres::Postgres;

@@ -3,7 +3,7 @@
 //! PostgreSQL refuses to run as root; then it runs as the user `postgres`, which the package creates.
 
 use std::{
-    net::TcpListener,
+    net::SocketAddr,
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
@@ -17,7 +17,10 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::process::{Announces, Process, end_of};
+use crate::{
+    ports::free_port,
+    process::{Announces, Process, end_of},
+};
 
 /// The line of its log after which PostgreSQL takes connections.
 const READY: &str = "database system is ready to accept connections";
@@ -32,8 +35,10 @@ pub struct Postgres {
     port: u16,
     binaries: PathBuf,
     user: Option<(u32, u32)>,
+    options: Options,
+    directory: PathBuf,
     // Removed after the process: fields are dropped in this order.
-    directory: TempDir,
+    _temporary: Option<TempDir>,
 }
 
 /// How PostgreSQL is started.
@@ -41,6 +46,7 @@ pub struct Postgres {
 pub struct Options {
     fsync: bool,
     within: Option<PathBuf>,
+    directory: Option<PathBuf>,
 }
 
 impl Options {
@@ -58,32 +64,56 @@ impl Options {
         self
     }
 
+    /// Keeps the data in this directory, which outlives the server; data that are there are used.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
     /// Initialises and starts it.
     pub async fn start(self) -> anyhow::Result<Postgres> {
         let binaries = binaries()?;
         let user = unprivileged_user()?;
+        let (directory, temporary) = self.place()?;
+        if let Some((uid, gid)) = user {
+            chown(&directory, Some(uid), Some(gid)).context("cannot give the data directory to the user postgres")?;
+        }
+        if !directory.join("data/PG_VERSION").is_file() {
+            initialise(&binaries, user, &directory).await?;
+        }
+        for _ in 0..PORT_TRIES {
+            let port = free_port()?;
+            match self.launch(&binaries, user, &directory, port).await {
+                Ok(process) => {
+                    return Ok(Postgres { process, port, binaries, user, options: self, directory, _temporary: temporary });
+                }
+                Err(error) if error.to_string().contains("could not bind") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("no port was free for PostgreSQL in {PORT_TRIES} tries")
+    }
+
+    fn place(&self) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+        if let Some(directory) = &self.directory {
+            std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            return Ok((directory.canonicalize()?, None));
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix("estafet-postgres-");
         let directory = match &self.within {
             Some(within) => builder.tempdir_in(within)?,
             None => builder.tempdir()?,
         };
-        if let Some((uid, gid)) = user {
-            chown(directory.path(), Some(uid), Some(gid)).context("cannot give the data directory to the user postgres")?;
-        }
-        initialise(&binaries, user, directory.path()).await?;
-        let log = directory.path().join("log");
-        for _ in 0..PORT_TRIES {
-            let port = free_port()?;
-            let command = self.server(&binaries, user, directory.path(), port);
-            let ready = |line: &str| line.contains(READY).then_some(());
-            match Process::start("postgres", command, &log, Announces::OnStderr, ready, DEADLINE).await {
-                Ok((process, ())) => return Ok(Postgres { process, port, binaries, user, directory }),
-                Err(error) if error.to_string().contains("could not bind") => {}
-                Err(error) => return Err(error),
-            }
-        }
-        bail!("no port was free for PostgreSQL in {PORT_TRIES} tries")
+        Ok((directory.path().to_owned(), Some(directory)))
+    }
+
+    async fn launch(&self, binaries: &Path, user: Option<(u32, u32)>, directory: &Path, port: u16) -> anyhow::Result<Process> {
+        let command = self.server(binaries, user, directory, port);
+        let ready = |line: &str| line.contains(READY).then_some(());
+        let log = directory.join("log");
+        Ok(Process::start("postgres", command, &log, Announces::OnStderr, ready, DEADLINE).await?.0)
     }
 
     fn server(&self, binaries: &Path, user: Option<(u32, u32)>, directory: &Path, port: u16) -> Command {
@@ -115,6 +145,11 @@ impl Postgres {
         Options::default()
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
     /// The URL of a database.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://estafet@127.0.0.1:{}/{database}", self.port)
@@ -129,9 +164,24 @@ impl Postgres {
 
     /// Runs one statement with psql and returns its rows, columns separated by `|`.
     pub async fn query(&self, database: &str, sql: &str) -> anyhow::Result<String> {
-        let mut command = as_user(Command::new(self.binaries.join("psql")), self.user, self.directory.path());
+        let mut command = as_user(Command::new(self.binaries.join("psql")), self.user, &self.directory);
         command.args(["-X", "-v", "ON_ERROR_STOP=1", "-Atc", sql, &self.url(database)]);
         run("psql", command).await
+    }
+
+    /// Stops it as an administrator does: `SIGINT` throws everybody out, `SIGQUIT` lets it recover afterwards.
+    /// Its data stay for [`Postgres::restart`].
+    pub async fn halt(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)?;
+        self.process.wait(DEADLINE).await.map(drop)
+    }
+
+    /// Starts it again on the same port and the same data, after [`Postgres::halt`]; it takes connections
+    /// when this returns.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(!self.process.is_running(), "PostgreSQL still runs");
+        self.process = self.options.launch(&self.binaries, self.user, &self.directory, self.port).await?;
+        Ok(())
     }
 
     /// The process id of the server; its workers are children of it.
@@ -141,7 +191,7 @@ impl Postgres {
 
     /// Where its data are.
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// The last lines of its log.
@@ -167,11 +217,6 @@ impl Drop for Postgres {
             self.process.wait_here();
         }
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn binaries() -> anyhow::Result<PathBuf> {
@@ -242,6 +287,23 @@ mod tests {
         let directory = postgres.directory().to_owned();
         drop(postgres);
         assert!(!directory.exists());
+    }
+
+    #[tokio::test]
+    async fn data_survive_a_halt_and_the_directory_outlives_the_server() {
+        let directory = tempfile::tempdir().unwrap();
+        // The server runs as another user, who must get through.
+        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let place = directory.path().join("postgres");
+        let mut postgres = Postgres::options().directory(&place).start().await.unwrap();
+        postgres.create_database("kept").await.unwrap();
+        let url = postgres.url("kept");
+        postgres.halt(Signal::SIGQUIT).await.unwrap();
+        postgres.restart().await.unwrap();
+        assert_eq!((postgres.query("kept", "SELECT 1").await.unwrap(), postgres.url("kept")), ("1".to_owned(), url));
+        postgres.stop().await.unwrap();
+        let again = Postgres::options().directory(&place).start().await.unwrap();
+        assert_eq!(again.query("kept", "SELECT 1").await.unwrap(), "1");
     }
 
     #[tokio::test]

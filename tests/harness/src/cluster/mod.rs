@@ -1,0 +1,379 @@
+//! A whole cluster as child processes on loopback: etcd, PostgreSQL, chatd, masters, coreapps, webapps.
+//!
+//! Each process has a name (`etcd-0`, `database`, `chatd`, `master-0`, `coreapp-0`, `webapp-0`) and keeps its address
+//! through a restart. Tests, drills and `estafet cluster` start the same thing; [`Roads`] put something between any
+//! two of them. All children end with the [`Cluster`], by their ids.
+
+mod member;
+mod options;
+
+pub use member::{Member, Role};
+pub use options::{Direct, Options, Roads};
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use estafet_proto::v1::ClusterStatus;
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    Api, Etcd, Postgres,
+    environment::estafet_binary,
+    etcd,
+    ports::{free_address, free_port},
+};
+use member::Recipe;
+
+/// The admin's password.
+pub const ADMIN_PASSWORD: &str = crate::sandbox::ADMIN_PASSWORD;
+/// How often another port is tried when somebody was faster.
+const PORT_TRIES: u32 = 5;
+/// Whoever learns an address from a master.
+const ANYBODY: &str = "anybody";
+const DATABASE: &str = "database";
+
+/// A running cluster.
+pub struct Cluster {
+    // Dropped in this order: the roles, then what they use, then the directory.
+    members: Vec<Member>,
+    etcd: Vec<Etcd>,
+    postgres: Option<Postgres>,
+    database_url: String,
+    options: Options,
+    binary: PathBuf,
+    directory: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts 2 masters, 3 coreapps and 2 webapps with 4 shards and 10 phones.
+    pub async fn start() -> anyhow::Result<Self> {
+        Options::default().start().await
+    }
+
+    /// Says how to start one.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    async fn begin(options: Options) -> anyhow::Result<Self> {
+        let binary = match &options.binary {
+            Some(path) => path.clone(),
+            None => estafet_binary()?,
+        };
+        let (directory, temporary) = place(&options)?;
+        let (etcd, (postgres, database_url)) = tokio::try_join!(start_etcd(&options), start_database(&options, &directory))?;
+        let mut cluster =
+            Self { members: Vec::new(), etcd, postgres, database_url, options, binary, directory, _temporary: temporary };
+        cluster.add(Role::Chatd).await?;
+        for (role, count) in [
+            (Role::Master, cluster.options.masters),
+            // The webapp writes the first settings, which shards read.
+            (Role::Webapp, cluster.options.webapps),
+            (Role::Coreapp, cluster.options.coreapps),
+        ] {
+            for _ in 0..count {
+                cluster.add(role).await?;
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// Starts one more process of a role; returns its name.
+    pub async fn add(&mut self, role: Role) -> anyhow::Result<String> {
+        let name = match role {
+            Role::Chatd => "chatd".to_owned(),
+            _ => format!("{}-{}", role.command(), self.members.iter().filter(|member| member.role() == role).count()),
+        };
+        let mut tries = 0;
+        loop {
+            let listen = free_address()?;
+            let flags = self.flags(role, &name, listen).await?;
+            let log = self.directory.join(format!("{name}.log"));
+            let (binary, environment) = (self.binary.clone(), self.options.environment.clone());
+            let recipe = Recipe { name: name.clone(), role, listen, binary, flags, environment, log };
+            match Member::start(recipe).await {
+                Ok(member) => {
+                    self.members.push(member);
+                    return Ok(name);
+                }
+                Err(error) if tries < PORT_TRIES && error.to_string().contains("cannot listen") => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn flags(&self, role: Role, name: &str, listen: SocketAddr) -> anyhow::Result<Vec<String>> {
+        let mut flags = match role {
+            Role::Chatd => {
+                let data = self.directory.join("network").display().to_string();
+                let control = format!("127.0.0.1:{}", free_port()?);
+                pairs([("--data-dir", data), ("--phones", self.options.phones.to_string()), ("--control", control)])
+            }
+            Role::Master => pairs([
+                ("--advertise", self.road(ANYBODY, name, listen).await?),
+                ("--etcd", self.etcd_urls(name).await?),
+                ("--database-url", self.database_url(name).await?),
+                ("--number", self.options.numbers.join(",")),
+                ("--shards", self.options.shards.to_string()),
+            ]),
+            Role::Coreapp => {
+                let chatd = self.chatd()?;
+                pairs([
+                    ("--node", name.to_owned()),
+                    ("--advertise", self.road(ANYBODY, name, listen).await?),
+                    ("--master", self.masters_for(name).await?),
+                    ("--database-url", self.database_url(name).await?),
+                    ("--network", self.road(name, "chatd", chatd.address()).await?),
+                    ("--network-key", chatd.text("network_key")?.to_owned()),
+                ])
+            }
+            Role::Webapp => self.webapp_flags(name).await?,
+        };
+        flags.extend(self.options.flags.iter().filter(|(of, _)| *of == role).map(|(_, flag)| flag.clone()));
+        Ok(flags)
+    }
+
+    async fn webapp_flags(&self, name: &str) -> anyhow::Result<Vec<String>> {
+        let number = self.options.numbers.first().context("a cluster has at least one number")?;
+        let mut flags = pairs([
+            ("--master", self.masters_for(name).await?),
+            ("--database-url", self.database_url(name).await?),
+            ("--number", number.clone()),
+            ("--admin-password", ADMIN_PASSWORD.to_owned()),
+        ]);
+        flags.push("--allow-loopback-http".to_owned());
+        if let Some(url) = &self.options.webhook {
+            flags.extend(["--webhook-url".to_owned(), url.clone()]);
+        }
+        Ok(flags)
+    }
+
+    async fn road(&self, from: &str, to: &str, address: SocketAddr) -> anyhow::Result<String> {
+        Ok(self.options.roads.road(from, to, address).await?.to_string())
+    }
+
+    async fn masters_for(&self, from: &str) -> anyhow::Result<String> {
+        let mut roads = Vec::new();
+        for master in self.of(Role::Master) {
+            roads.push(self.road(from, master.name(), master.address()).await?);
+        }
+        Ok(roads.join(","))
+    }
+
+    async fn etcd_urls(&self, from: &str) -> anyhow::Result<String> {
+        let mut urls = Vec::new();
+        for member in &self.etcd {
+            let address = member.url().trim_start_matches("http://").parse()?;
+            urls.push(format!("http://{}", self.road(from, member.name(), address).await?));
+        }
+        Ok(urls.join(","))
+    }
+
+    async fn database_url(&self, from: &str) -> anyhow::Result<String> {
+        let Some(postgres) = &self.postgres else { return Ok(self.database_url.clone()) };
+        let road = self.road(from, DATABASE, postgres.address()).await?;
+        Ok(self.database_url.replace(&postgres.address().to_string(), &road))
+    }
+
+    /// All processes of a role, also those that ended.
+    pub fn of(&self, role: Role) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.role() == role)
+    }
+
+    /// A process by its name.
+    pub fn member(&mut self, name: &str) -> anyhow::Result<&mut Member> {
+        let found = self.members.iter_mut().find(|member| member.name() == name);
+        found.with_context(|| format!("there is no {name}"))
+    }
+
+    /// All processes of roles, in the order they were started.
+    pub fn members(&mut self) -> &mut [Member] {
+        &mut self.members
+    }
+
+    /// The members of etcd.
+    pub fn etcd(&mut self) -> &mut [Etcd] {
+        &mut self.etcd
+    }
+
+    /// The database, if it is the cluster's own.
+    pub fn postgres(&mut self) -> Option<&mut Postgres> {
+        self.postgres.as_mut()
+    }
+
+    /// URL of the message database.
+    pub fn database(&self) -> &str {
+        &self.database_url
+    }
+
+    /// Where logs and the network's data are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn chatd(&self) -> anyhow::Result<&Member> {
+        self.of(Role::Chatd).next().context("the cluster has no network")
+    }
+
+    /// The phones' control interface.
+    pub fn phones(&self) -> anyhow::Result<Api> {
+        Api::anonymous(self.chatd()?.base_url()?)
+    }
+
+    /// Logs the admin in at each webapp, in their order.
+    pub async fn login(&self) -> anyhow::Result<Vec<Api>> {
+        let mut admins = Vec::new();
+        for webapp in self.of(Role::Webapp) {
+            admins.push(Api::anonymous(webapp.base_url()?)?.login("admin", ADMIN_PASSWORD).await?);
+        }
+        Ok(admins)
+    }
+
+    /// Addresses of the masters, for `estafet status --masters`.
+    pub fn master_addresses(&self) -> Vec<String> {
+        self.of(Role::Master).map(|master| master.address().to_string()).collect()
+    }
+
+    /// What the leader knows; if nobody leads, what some master that answers knows.
+    pub async fn status(&self) -> anyhow::Result<ClusterStatus> {
+        let mut any = None;
+        for master in self.of(Role::Master) {
+            match estafet_master::status(&master.address().to_string()).await {
+                Ok(status) if status.term > 0 => return Ok(status),
+                Ok(status) => any = Some(status),
+                Err(_) => {}
+            }
+        }
+        any.context("no master answers")
+    }
+
+    /// Name of the master that leads.
+    pub async fn leader(&self) -> anyhow::Result<String> {
+        for master in self.of(Role::Master) {
+            let status = estafet_master::status(&master.address().to_string()).await;
+            if status.is_ok_and(|status| status.term > 0) {
+                return Ok(master.name().to_owned());
+            }
+        }
+        anyhow::bail!("no master leads")
+    }
+
+    /// Whether the masters hear this coreapp.
+    pub async fn knows(&self, node: &str) -> anyhow::Result<bool> {
+        Ok(self.status().await?.nodes.iter().any(|known| known.node == node))
+    }
+
+    /// Names of the owners: a pair of shard and node for each shard of each number that has one.
+    pub async fn owners(&self) -> anyhow::Result<Vec<(u32, String)>> {
+        let status = self.status().await?;
+        let name = |address: &str| status.nodes.iter().find(|node| node.address == address).map(|node| node.node.clone());
+        let shards = status.shards.iter();
+        Ok(shards.filter_map(|entry| Some((entry.ownership.as_ref()?.shard, name(&entry.address)?))).collect())
+    }
+
+    /// Whether every shard has an owner that is none of `gone`.
+    pub async fn is_owned_without(&self, gone: &[&str]) -> anyhow::Result<bool> {
+        let owners = self.owners().await?;
+        let shards = usize::try_from(self.options.shards)? * self.options.numbers.len();
+        Ok(owners.len() == shards && owners.iter().all(|(_, node)| !gone.contains(&node.as_str())))
+    }
+
+    /// Whether every shard has an owner.
+    pub async fn is_owned(&self) -> anyhow::Result<bool> {
+        self.is_owned_without(&[]).await
+    }
+
+    /// The log of logins and frames that the network accepted or refused.
+    pub fn audit_path(&self) -> anyhow::Result<PathBuf> {
+        Ok(PathBuf::from(self.chatd()?.text("chatd_audit")?))
+    }
+
+    /// Checks that log: one owner at a time, nothing from an old one (**I1**, **I2**).
+    pub fn audit_is_clean(&self) -> anyhow::Result<()> {
+        let checked = estafet_chatd::audit::check(&self.audit_path()?);
+        ensure!(checked.is_ok(), "the network's audit log shows violations: {:#?}", checked.err());
+        Ok(())
+    }
+
+    /// Ends everything in order: webapps, coreapps, masters, the network, the database.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        for role in [Role::Webapp, Role::Coreapp, Role::Master, Role::Chatd] {
+            let of_role = self.members.iter_mut().filter(|member| member.role() == role);
+            let ending: Vec<&mut Member> = of_role.filter_map(|member| member.is_running().then_some(member)).collect();
+            for member in &ending {
+                // A process that hangs hears nothing else.
+                member.wake()?;
+                member.signal(Signal::SIGTERM)?;
+            }
+            for member in ending {
+                let status = member.wait().await?;
+                ensure!(status.success(), "{} ended with {status}\n{}", member.name(), member.end_of_log());
+            }
+        }
+        self.etcd.clear();
+        match self.postgres.take() {
+            Some(postgres) => postgres.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Cluster {
+    #[allow(clippy::print_stderr, reason = "shown by the test runner with the failure it explains")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for member in &self.members {
+                eprintln!("--- end of the log of {} ---\n{}", member.name(), member.end_of_log());
+            }
+        }
+    }
+}
+
+fn pairs<const N: usize>(flags: [(&str, String); N]) -> Vec<String> {
+    flags.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+}
+
+fn place(options: &Options) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    match &options.data_dir {
+        Some(path) => {
+            std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+            Ok((path.canonicalize()?, None))
+        }
+        None => {
+            let directory = tempfile::Builder::new().prefix("estafet-cluster-").tempdir()?;
+            Ok((directory.path().to_owned(), Some(directory)))
+        }
+    }
+}
+
+async fn start_etcd(options: &Options) -> anyhow::Result<Vec<Etcd>> {
+    let mut etcd = etcd::Options::default().members(options.etcd_members).fsync(options.fsync);
+    let calm = (options.etcd_members > 1 || options.fsync).then_some(CALM);
+    if let Some((heartbeat, election)) = options.etcd_timing.or(calm) {
+        etcd = etcd.timing(heartbeat, election);
+    }
+    etcd.start().await
+}
+
+/// Heartbeat and election of an etcd whose members talk or whose disk is waited for.
+const CALM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+async fn start_database(options: &Options, directory: &Path) -> anyhow::Result<(Option<Postgres>, String)> {
+    if let Some(url) = &options.database_url {
+        return Ok((None, url.clone()));
+    }
+    let mut postgres = Postgres::options().fsync(options.fsync);
+    if options.data_dir.is_some() {
+        postgres = postgres.directory(directory.join("postgres"));
+    }
+    let postgres = postgres.start().await?;
+    let known = postgres.query("postgres", "SELECT 1 FROM pg_database WHERE datname = 'cluster'").await?;
+    let url = if known.is_empty() { postgres.create_database("cluster").await? } else { postgres.url("cluster") };
+    Ok((Some(postgres), url))
+}

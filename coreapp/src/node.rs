@@ -19,7 +19,7 @@ use crate::{
     core::life::Reason,
     request::{Action, Reply, ShardRequest, not_owner, overloaded},
     settings::LiveSettings,
-    shard::{Channels, Context, KeysError, NumberKeys, Shard},
+    shard::{Channels, Context, KeysError, NumberKeys, Runner},
 };
 
 /// Requests waiting for one shard. Webapps hold credits for fewer.
@@ -113,13 +113,13 @@ impl Node {
         let receiver = settings.subscribe();
         let poster = Poster::new(&self.context.config)?;
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
-        let shard = Shard::new(self.context.clone(), fence, keys, post_sender, receiver.borrow().clone());
-        let channels = Channels { requests, posted, settings: receiver, conditions, drain: drain.clone() };
+        let channels = Channels { requests, posts: post_sender, posted, settings: receiver, conditions, drain: drain.clone() };
+        let runner = Runner::new(self.context.clone(), fence, keys, channels);
         let route = Route { fence, requests: request_sender, conditions: condition_sender, drain };
         self.routes().entry(fence.number).or_default().push(route);
         let node = self.clone();
         self.context.tasks.spawn("shard", async move {
-            let reason = shard.run(channels).await;
+            let reason = runner.run().await;
             node.forget(&fence);
             // The master's side may be gone at shutdown.
             let _ = node.ended.send(ShardEnded { fence, reason }).await;

@@ -136,7 +136,8 @@ impl Outbox {
 
     /// The connection is gone: everything in flight goes back to the front.
     pub fn disconnected(&mut self) {
-        let slots: Vec<Slot> = self.flights.iter().filter(|(_, f)| !f.sent.is_empty()).map(|(s, _)| *s).collect();
+        let mut slots: Vec<Slot> = self.flights.iter().filter(|(_, f)| !f.sent.is_empty()).map(|(s, _)| *s).collect();
+        slots.sort_unstable();
         for slot in slots {
             let flight = self.flights.get_mut(&slot).expect("listed just now");
             let sent = std::mem::take(&mut flight.sent);

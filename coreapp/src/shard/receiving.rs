@@ -1,80 +1,44 @@
 //! From the upstream to the database: receipts and incoming messages are stored before they are
 //! acknowledged (**I6**, **I9**), so what was not stored comes again.
 
-use std::collections::{HashMap, HashSet};
-
 use bytes::Bytes;
 use estafet_model::{MessageId, Seq, Slot, Status, WaId};
-use estafet_store::{MessageRow, NewInbound, SessionRow, SharedStore, StatusRow};
+use estafet_store::{NewInbound, StatusRow};
 use estafet_upstream::{
     Delivery, Item,
     e2e::{Ratchet, Sealed},
 };
 
-use super::{Done, Shard, read};
+use super::{
+    Order, Shard,
+    order::{Facts, Questions},
+};
 use crate::core::{event, pending::Effect};
 
 /// Deliveries decided together.
 const DECIDE: usize = 256;
 
-/// What must be known before deliveries can be decided.
-#[derive(Default)]
-pub(super) struct Facts {
-    statuses: Vec<StatusRow>,
-    sessions: Vec<SessionRow>,
-    known_inbound: HashSet<String>,
-    messages: HashMap<(Slot, Seq), MessageRow>,
-}
-
-/// The questions to the database.
-#[derive(Default)]
-struct Questions {
-    statuses: Vec<(Slot, Seq)>,
-    inbound: Vec<String>,
-    peers: Vec<WaId>,
-    messages: Vec<(Slot, Seq)>,
-}
-
-impl Questions {
-    fn is_empty(&self) -> bool {
-        self.statuses.is_empty() && self.inbound.is_empty() && self.peers.is_empty() && self.messages.is_empty()
-    }
-
-    async fn ask(self, store: SharedStore, number: WaId) -> Facts {
-        let mut facts = Facts::default();
-        if !self.statuses.is_empty() {
-            facts.statuses = read("statuses", || store.statuses(number, &self.statuses)).await;
-        }
-        if !self.inbound.is_empty() {
-            let rows = read("incoming messages", || store.inbound(number, &self.inbound)).await;
-            facts.known_inbound = rows.into_iter().map(|row| row.id).collect();
-        }
-        if !self.peers.is_empty() {
-            facts.sessions = read("sessions", || store.sessions(number, &self.peers)).await;
-        }
-        if !self.messages.is_empty() {
-            let rows = read("messages", || store.messages(number, &self.messages)).await;
-            facts.messages = rows.into_iter().map(|row| ((row.slot, row.seq), row)).collect();
-        }
-        facts
-    }
-}
-
 impl Shard {
     /// Takes the next deliveries, if none are being decided, and finds out what is needed for them.
     pub(super) fn decide_arrived(&mut self) {
-        if self.deciding || self.arrived.is_empty() || self.room() == 0 {
+        if self.deciding.is_some() || self.arrived.is_empty() || self.room() == 0 {
             return;
         }
-        let count = self.arrived.len().min(DECIDE.min(self.context.config.group_commit_rows));
+        let count = self.arrived.len().min(DECIDE.min(self.config.group_commit_rows));
         let deliveries: Vec<Delivery> = self.arrived.drain(..count).collect();
         let questions = self.questions(&deliveries);
         if questions.is_empty() {
             return self.facts_loaded(deliveries, Facts::default());
         }
-        self.deciding = true;
-        let (store, number) = (self.context.store.clone(), self.fence.number);
-        self.jobs.push(Box::pin(async move { Done::FactsLoaded(deliveries, Box::new(questions.ask(store, number).await)) }));
+        self.deciding = Some(deliveries);
+        self.orders.push(Order::LearnFacts(questions));
+    }
+
+    /// What was asked for is known.
+    pub(super) fn facts_arrived(&mut self, facts: Facts) {
+        if let Some(deliveries) = self.deciding.take() {
+            self.facts_loaded(deliveries, facts);
+        }
     }
 
     fn questions(&self, deliveries: &[Delivery]) -> Questions {
@@ -96,8 +60,7 @@ impl Shard {
     }
 
     /// Decides deliveries in their order; they are acknowledged after the commit.
-    pub(super) fn facts_loaded(&mut self, deliveries: Vec<Delivery>, mut facts: Facts) {
-        self.deciding = false;
+    fn facts_loaded(&mut self, deliveries: Vec<Delivery>, mut facts: Facts) {
         for row in &facts.statuses {
             self.receipts.learn((row.slot, row.seq), row.statuses);
         }

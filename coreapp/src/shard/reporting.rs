@@ -11,7 +11,7 @@ use crate::{
     callbacks::Posted,
     core::{
         event::{self, Conversation, StatusEvent},
-        lanes::Rules,
+        lanes::{Post, Rules},
         receipts::is_reported,
     },
     settings::Versioned,
@@ -54,7 +54,7 @@ impl Shard {
 
     /// Tells a condition of the number, at most once in a quarter of an hour.
     pub(super) fn report(&mut self, code: Code, details: &str) {
-        let now_ms = self.now_ms();
+        let now_ms = self.now_ms;
         let last = self.reported.get(details).copied().unwrap_or(i64::MIN / 2);
         if now_ms - last < REPORT_AGAIN_MS {
             return;
@@ -68,13 +68,13 @@ impl Shard {
         if self.settings.settings.webhooks.url.is_none() {
             return;
         }
-        for post in self.lanes.due(tokio::time::Instant::now().into_std()) {
-            let event = post.event;
-            if self.posts.try_send(post).is_err() {
-                // The poster has room for more posts than may be open, so it is gone: shutting down.
-                self.lanes.failed(event, tokio::time::Instant::now().into_std(), 0);
-            }
-        }
+        let due = self.lanes.due(self.now);
+        self.posts.extend(due);
+    }
+
+    /// A post that cannot be opened: the poster is gone, the process ends.
+    pub fn not_opened(&mut self, post: &Post) {
+        self.lanes.failed(post.event, self.now, 0);
     }
 
     /// The end of a post.
@@ -92,7 +92,7 @@ impl Shard {
 
     fn not_taken(&mut self, event: EventRef, reason: &str) {
         tracing::debug!(slot = event.slot.get(), reason, "callback not taken");
-        let (now, now_ms) = (tokio::time::Instant::now().into_std(), self.now_ms());
+        let (now, now_ms) = (self.now, self.now_ms);
         if self.lanes.failed(event, now, now_ms).is_some() {
             tracing::error!(number = %self.fence.number, reason, "callback given up, kept as a dead letter");
             self.metrics.dead_letters.add(1, &[]);
@@ -102,19 +102,19 @@ impl Shard {
     }
 
     pub(super) fn settings_changed(&mut self, settings: Versioned) {
-        let config = &self.context.config;
+        let config = &self.config;
         self.lanes.set_rules(Rules::new(&settings.settings, config.callback_max_age(), config.strict_global_order));
         self.settings = settings;
     }
 
-    /// Publishes the state of the shard for `/v1/health` and `estafet status`.
-    pub(super) fn publish(&self) {
+    /// The state of the shard, for `/v1/health` and `estafet status`.
+    pub fn state(&self) -> NumberState {
         let gateway_status = match self.upline {
-            Upline::Up { .. } => GatewayStatus::Connected,
+            Upline::Up => GatewayStatus::Connected,
             Upline::Connecting => GatewayStatus::Connecting,
             Upline::Off => GatewayStatus::Disconnected,
         };
-        self.context.state.publish(NumberState {
+        NumberState {
             number: self.fence.number.as_u64(),
             gateway_status: gateway_status.into(),
             shard: self.fence.shard.get().into(),
@@ -122,7 +122,7 @@ impl Shard {
             epoch: self.fence.epoch.get().into(),
             outbox: self.outbox.len() as u64,
             callbacks: self.lanes.len() as u64,
-        });
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use estafet_proto::v1;
 use estafet_store::{InboundRow, MessageRow};
 use estafet_upstream::Command;
 
-use super::{Answered, Done, Shard, Upline, read};
+use super::{Answered, Order, Shard, Upline};
 use crate::{
     core::pending::Effect,
     request::{Reply, done, not_owner, overloaded, refused},
@@ -18,23 +18,18 @@ impl Shard {
         if self.database_lost_since.is_some() {
             return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
         }
-        if self.unsettled >= self.context.config.max_outbox {
+        if self.unsettled >= self.config.max_outbox {
             return reply.send(overloaded());
         }
         let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
         self.unsettled += 1;
-        let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms(), body };
+        let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms, body };
         self.pending.accept(message, Answered { reply, answer: done() });
     }
 
     /// The business read an incoming message; the look-up comes first.
     pub(super) fn mark_read(&mut self, message_id: String, reply: Reply) {
-        let (store, number) = (self.context.store.clone(), self.fence.number);
-        let ids = [message_id];
-        self.jobs.push(Box::pin(async move {
-            let rows = read("incoming message", || store.inbound(number, &ids)).await;
-            Done::InboundFound(reply, rows.into_iter().next())
-        }));
+        self.orders.push(Order::FindInbound { message_id, reply });
     }
 
     /// Records the first reading of a message and tells the phone; later ones change nothing.
@@ -51,7 +46,7 @@ impl Shard {
 
     /// Asks the network which users it knows.
     pub(super) fn check_contacts(&mut self, wa_ids: Vec<WaId>, reply: Reply) {
-        if !matches!(self.upline, Upline::Up { .. }) || self.queries.len() >= MAX_QUERIES {
+        if self.upline != Upline::Up || self.queries.len() >= MAX_QUERIES {
             return reply.send(refused(&ApiError::new(Code::NotReady, "The network is not connected")));
         }
         self.next_query += 1;

@@ -4,16 +4,16 @@
 //! stepped sessions, and only after that commit put the frames on the connection. So a ratchet never
 //! steps twice to the same place, and a message that was prepared but not sent is simply prepared anew.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::BTreeSet;
 
 use estafet_model::{Code, MessageId, Slot, Status, WaId};
 use estafet_store::{MessageRow, SessionRow};
 use estafet_upstream::{
-    Command, ConnectError, Envelope, Event, Link, Login, Verdict,
+    Command, ConnectError, Envelope, Event, Verdict,
     e2e::{self, KeyBundle, Ratchet},
 };
 
-use super::{Done, Shard, Upline, read};
+use super::{Order, Shard, Upline};
 use crate::core::{life::Reason, pending::Effect};
 
 /// Messages prepared together.
@@ -24,38 +24,23 @@ pub(super) struct Preparation {
     generation: u64,
     messages: Vec<MessageRow>,
     /// Peers whose keys the network was asked for.
-    missing: HashSet<WaId>,
+    missing: BTreeSet<WaId>,
     /// Peers the network does not know.
-    unknown: HashSet<WaId>,
+    unknown: BTreeSet<WaId>,
 }
 
 impl Shard {
-    /// Dials the upstream after `delay`.
-    pub(super) fn connect(&mut self, delay: Duration) {
+    /// Dials the upstream, at once or after the pause that follows a failure.
+    pub(super) fn connect(&mut self, at_once: bool) {
         self.upline = Upline::Connecting;
-        let upstream = self.context.upstream.clone();
-        let login = Login {
-            number: self.fence.number,
-            shard: self.fence.shard,
-            count: self.fence.count,
-            epoch: self.fence.epoch,
-            boot: self.context.boot,
-            holder: self.context.holder.clone(),
-            keys: self.keys.public.clone(),
-            static_key: self.keys.static_key.clone(),
-        };
-        self.jobs.push(Box::pin(async move {
-            tokio::time::sleep(delay).await;
-            Done::Connected(upstream.connect(login).await)
-        }));
+        self.orders.push(Order::Connect { at_once });
     }
 
-    pub(super) fn connected(&mut self, result: Result<Link, ConnectError>) {
+    pub(super) fn connected(&mut self, result: Result<(), ConnectError>) {
         match result {
-            Ok(Link { commands, events }) => {
+            Ok(()) => {
                 self.generation += 1;
-                self.backoff.reset();
-                self.upline = Upline::Up { commands, events };
+                self.upline = Upline::Up;
             }
             Err(ConnectError::StaleEpoch { highest }) => self.life.superseded(Reason::StaleUpstream { highest }),
             Err(error) => {
@@ -63,8 +48,7 @@ impl Shard {
                 if let ConnectError::Conflict { .. } = &error {
                     self.report(Code::Generic, CONFLICT);
                 }
-                let delay = self.backoff.next_delay();
-                self.connect(delay);
+                self.connect(false);
             }
         }
     }
@@ -92,30 +76,18 @@ impl Shard {
         self.outgoing.retain(|command| matches!(command, Command::MarkRead(_)));
         self.preparation = None;
         self.outbox.disconnected();
-        let delay = self.backoff.next_delay();
-        self.connect(delay);
+        self.connect(false);
         for (_, reply) in self.queries.drain() {
             reply.send(crate::request::refused(&estafet_model::ApiError::new(Code::NotReady, "The network was disconnected")));
         }
     }
 
-    /// Hands waiting commands to the connection while it has room.
-    pub(super) fn flush(&mut self) {
-        let Upline::Up { commands, .. } = &self.upline else { return };
-        while !self.outgoing.is_empty() {
-            // A closed channel is heard as the end of the events.
-            let Ok(permit) = commands.try_reserve() else { return };
-            permit.send(self.outgoing.pop_front().expect("not empty"));
-        }
-    }
-
     /// Takes the next batch out of the outbox, if none is being prepared.
     pub(super) fn prepare_sending(&mut self) {
-        if self.preparation.is_some() || !matches!(self.upline, Upline::Up { .. }) || self.room() == 0 || !self.outbox.has_ready()
-        {
+        if self.preparation.is_some() || self.upline != Upline::Up || self.room() == 0 || !self.outbox.has_ready() {
             return;
         }
-        let messages = self.outbox.next(PREPARE.min(self.context.config.group_commit_rows));
+        let messages = self.outbox.next(PREPARE.min(self.config.group_commit_rows));
         if messages.is_empty() {
             return;
         }
@@ -123,15 +95,12 @@ impl Shard {
         peers.sort_unstable();
         peers.dedup();
         let (generation, missing) = (self.generation, peers.iter().copied().collect());
-        self.preparation = Some(Preparation { generation, messages, missing, unknown: HashSet::new() });
+        self.preparation = Some(Preparation { generation, messages, missing, unknown: BTreeSet::new() });
         peers.retain(|peer| !self.ratchets.contains(peer));
         if peers.is_empty() {
             return self.sessions_loaded(generation, Vec::new());
         }
-        let (store, number) = (self.context.store.clone(), self.fence.number);
-        self.jobs.push(Box::pin(async move {
-            Done::SessionsLoaded(generation, read("sessions", || store.sessions(number, &peers)).await)
-        }));
+        self.orders.push(Order::LoadSessions { generation, peers });
     }
 
     fn lacks_session(&self, peer: &WaId) -> bool {
@@ -198,7 +167,7 @@ impl Shard {
     /// Every session is there: encrypts, stores the stepped sessions, sends after the commit.
     fn encrypt(&mut self, preparation: Preparation) {
         let mut envelopes = Vec::with_capacity(preparation.messages.len());
-        let mut peers = HashSet::new();
+        let mut peers = BTreeSet::new();
         for message in preparation.messages {
             let session = self.ratchets.get_mut(&message.recipient).filter(|_| !preparation.unknown.contains(&message.recipient));
             let Some(ratchet) = session else {
@@ -207,7 +176,7 @@ impl Shard {
                     seq: message.seq,
                     id_key: message.id_key,
                     error_code: Some(Code::UserNotValid.number()),
-                    at_ms: self.now_ms(),
+                    at_ms: self.now_ms,
                 };
                 self.verdict(verdict);
                 continue;

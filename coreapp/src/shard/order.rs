@@ -1,0 +1,138 @@
+//! What a shard hears, and what it orders. Whoever carries the orders out answers each with an [`Input`], in
+//! whatever order they end, and gives up none of them but by dropping the shard.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use estafet_model::{Seq, Slot, WaId};
+use estafet_store::{Batch, Committed, Error, InboundRow, MessageRow, Result, SessionRow, StatusRow, Store, StoredEvent};
+use estafet_upstream::{ConnectError, Event};
+
+use crate::{
+    callbacks::Posted,
+    request::{Reply, ShardRequest},
+    settings::Versioned,
+};
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A webapp asks.
+    Request(ShardRequest),
+    /// Something came over the connection; `None`: its task ended.
+    Upstream(Option<Event>),
+    /// A post ended.
+    Posted(Posted),
+    /// The settings of the number changed.
+    SettingsChanged(Versioned),
+    /// A condition of the number is to be reported (spec/webhooks.md §7), as its details.
+    Condition(String),
+    /// The shard is to finish what runs and to end.
+    ToldToDrain,
+    /// Time passed.
+    Ticked,
+    /// The end of [`Order::Commit`].
+    Committed {
+        /// With which outcome; an error other than [`Error::Fenced`] says that it is unknown.
+        result: Result<Committed, Error>,
+        /// Whether any try of it got no answer.
+        retried: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The end of [`Order::LoadOutbox`].
+    OutboxLoaded(Vec<(Slot, Seq)>, Vec<MessageRow>),
+    /// The end of [`Order::LoadEvents`].
+    EventsLoaded(Vec<(Slot, Seq)>, Vec<StoredEvent>),
+    /// The end of [`Order::LoadSessions`].
+    SessionsLoaded(u64, Vec<SessionRow>),
+    /// The end of [`Order::LearnFacts`].
+    FactsLoaded(Box<Facts>),
+    /// The end of [`Order::FindInbound`].
+    InboundFound(Reply, Option<InboundRow>),
+    /// The end of [`Order::Connect`].
+    Connected(Result<(), ConnectError>),
+}
+
+/// Something to be done.
+#[derive(Debug)]
+pub enum Order {
+    /// Commit these rows under the shard's fence.
+    Commit {
+        /// The rows.
+        batch: Arc<Batch>,
+        /// Whether an earlier try got no answer.
+        retried: bool,
+    },
+    /// Read messages that are not settled, after these places, at most [`super::LOAD_ROWS`] of each slot.
+    LoadOutbox(Vec<(Slot, Seq)>),
+    /// Read callback events, after these places, at most [`super::LOAD_ROWS`] of each slot.
+    LoadEvents(Vec<(Slot, Seq)>),
+    /// Read the sessions with these peers.
+    LoadSessions {
+        /// Comes back with them.
+        generation: u64,
+        /// The peers.
+        peers: Vec<WaId>,
+    },
+    /// Read what deliveries are decided with.
+    LearnFacts(Questions),
+    /// Look an incoming message up.
+    FindInbound {
+        /// Its id.
+        message_id: String,
+        /// Comes back with it.
+        reply: Reply,
+    },
+    /// Drop the connection, if there is one, and make another.
+    Connect {
+        /// Without the pause that follows a failure.
+        at_once: bool,
+    },
+}
+
+/// What must be known before deliveries can be decided.
+#[derive(Debug, Default)]
+pub struct Facts {
+    pub(super) statuses: Vec<StatusRow>,
+    pub(super) sessions: Vec<SessionRow>,
+    pub(super) known_inbound: HashSet<String>,
+    pub(super) messages: HashMap<(Slot, Seq), MessageRow>,
+}
+
+/// The questions to the database.
+#[derive(Clone, Debug, Default)]
+pub struct Questions {
+    pub(super) statuses: Vec<(Slot, Seq)>,
+    pub(super) inbound: Vec<String>,
+    pub(super) peers: Vec<WaId>,
+    pub(super) messages: Vec<(Slot, Seq)>,
+}
+
+impl Questions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.statuses.is_empty() && self.inbound.is_empty() && self.peers.is_empty() && self.messages.is_empty()
+    }
+
+    /// Asks them.
+    pub async fn ask(&self, store: &dyn Store, number: WaId) -> Result<Facts> {
+        let mut facts = Facts::default();
+        if !self.statuses.is_empty() {
+            facts.statuses = store.statuses(number, &self.statuses).await?;
+        }
+        if !self.inbound.is_empty() {
+            facts.known_inbound = store.inbound(number, &self.inbound).await?.into_iter().map(|row| row.id).collect();
+        }
+        if !self.peers.is_empty() {
+            facts.sessions = store.sessions(number, &self.peers).await?;
+        }
+        if !self.messages.is_empty() {
+            let rows = store.messages(number, &self.messages).await?;
+            facts.messages = rows.into_iter().map(|row| ((row.slot, row.seq), row)).collect();
+        }
+        Ok(facts)
+    }
+}

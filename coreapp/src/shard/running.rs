@@ -1,0 +1,275 @@
+//! The task of a shard: turns what arrives into inputs, carries out what is ordered, and decides nothing.
+//!
+//! Reads are repeated until the database answers; a commit is told as unknown after a while. The end of the task
+//! drops whatever is under way.
+
+use std::{sync::Arc, time::Duration};
+
+use estafet_model::BootId;
+use estafet_runtime::{Backoff, Clock, Tasks};
+use estafet_store::{Batch, Error, Fence, SharedStore};
+use estafet_upstream::{ConnectError, Event, Link, Login, Upstream};
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Input, LOAD_ROWS, NumberKeys, Order, Shard};
+use crate::{
+    Config,
+    callbacks::Posted,
+    core::{lanes::Post, life::Reason},
+    node::NodeState,
+    request::{ShardRequest, not_owner},
+    settings::Versioned,
+};
+
+/// What the shards of one node share.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) config: Arc<Config>,
+    pub(crate) store: SharedStore,
+    pub(crate) upstream: Arc<dyn Upstream>,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: Tasks,
+    pub(crate) boot: BootId,
+    pub(crate) holder: String,
+    pub(crate) state: NodeState,
+}
+
+/// The channels a shard hears and speaks through.
+pub(crate) struct Channels {
+    pub(crate) requests: mpsc::Receiver<ShardRequest>,
+    pub(crate) posts: mpsc::Sender<Post>,
+    pub(crate) posted: mpsc::Receiver<Posted>,
+    pub(crate) settings: watch::Receiver<Versioned>,
+    /// Conditions of the number to report (spec/webhooks.md §7), as their details.
+    pub(crate) conditions: mpsc::Receiver<String>,
+    pub(crate) drain: CancellationToken,
+}
+
+/// Posts whose ends are taken at once.
+const POSTED: usize = 64;
+/// How long one commit tries before the shard is told that the database is lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Something that was waited for.
+enum Done {
+    Heard(Input),
+    Connected(Result<Link, ConnectError>),
+}
+
+/// A shard and what its orders are carried out with.
+pub(crate) struct Runner {
+    context: Context,
+    shard: Shard,
+    login: Login,
+    channels: Channels,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The connection that is up.
+    link: Option<Link>,
+    backoff: Backoff,
+}
+
+impl Runner {
+    pub(crate) fn new(context: Context, fence: Fence, keys: NumberKeys, mut channels: Channels) -> Self {
+        let login = Login {
+            number: fence.number,
+            shard: fence.shard,
+            count: fence.count,
+            epoch: fence.epoch,
+            boot: context.boot,
+            holder: context.holder.clone(),
+            keys: keys.public.clone(),
+            static_key: keys.static_key.clone(),
+        };
+        let settings = channels.settings.borrow_and_update().clone();
+        let (now, now_ms) = (Instant::now().into_std(), context.clock.now_ms());
+        let shard = Shard::new(context.config.clone(), fence, keys, settings, now, now_ms);
+        let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
+        Self { context, shard, login, channels, jobs: FuturesUnordered::new(), link: None, backoff }
+    }
+
+    /// Lives until the shard is released; says why.
+    pub(crate) async fn run(mut self) -> Reason {
+        self.shard.begin();
+        let mut requests = Vec::new();
+        let mut posted = Vec::new();
+        loop {
+            self.advance();
+            self.context.state.publish(self.shard.state());
+            if let Some(reason) = self.shard.released() {
+                self.abandon();
+                return reason;
+            }
+            let (room, accepts) = (self.shard.room(), self.shard.accepts());
+            let wake = self.shard.next_due().map_or_else(far_away, Instant::from_std);
+            let (want_event, want_room) = (self.shard.wants_events(), !self.shard.commands().is_empty());
+            tokio::select! {
+                Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
+                count = self.channels.requests.recv_many(&mut requests, room), if room > 0 && accepts => {
+                    if count == 0 { self.take(Input::ToldToDrain); }
+                    requests.drain(..).for_each(|request| self.take(Input::Request(request)));
+                }
+                stirred = stirred(&mut self.link, want_event, want_room) => {
+                    if let Stirred::Event(event) = stirred { self.take(Input::Upstream(event)) }
+                }
+                _ = self.channels.posted.recv_many(&mut posted, POSTED), if room > 0 => {
+                    posted.drain(..).for_each(|result| self.take(Input::Posted(result)));
+                }
+                Ok(()) = self.channels.settings.changed() => {
+                    let settings = self.channels.settings.borrow_and_update().clone();
+                    self.take(Input::SettingsChanged(settings));
+                }
+                Some(details) = self.channels.conditions.recv() => self.take(Input::Condition(details)),
+                () = tokio::time::sleep_until(wake) => self.take(Input::Ticked),
+                () = self.channels.drain.cancelled(), if accepts => self.take(Input::ToldToDrain),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        self.shard.take(Instant::now().into_std(), self.context.clock.now_ms(), input);
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Heard(input) => self.take(input),
+            Done::Connected(Ok(link)) => {
+                self.link = Some(link);
+                self.backoff.reset();
+                self.take(Input::Connected(Ok(())));
+            }
+            Done::Connected(Err(error)) => self.take(Input::Connected(Err(error))),
+        }
+    }
+
+    fn advance(&mut self) {
+        self.shard.advance();
+        for order in self.shard.take_orders() {
+            self.carry_out(order);
+        }
+        for post in self.shard.take_posts() {
+            if let Err(refused) = self.channels.posts.try_send(post) {
+                // The poster has room for more posts than may be open, so it is gone: shutting down.
+                self.shard.not_opened(&refused.into_inner());
+            }
+        }
+        let Some(link) = &self.link else { return };
+        while !self.shard.commands().is_empty() {
+            // A closed channel is heard as the end of the events.
+            let Ok(permit) = link.commands.try_reserve() else { return };
+            permit.send(self.shard.commands().pop_front().expect("not empty"));
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        let (store, fence) = (self.context.store.clone(), *self.shard.fence());
+        let number = fence.number;
+        match order {
+            Order::Commit { batch, retried } => self.job(async move { commit(&store, &fence, &batch, retried).await }),
+            Order::LoadOutbox(asked) => self.job(async move {
+                let rows = read("outbox", || store.outbox(number, &asked, LOAD_ROWS)).await;
+                Input::OutboxLoaded(asked, rows)
+            }),
+            Order::LoadEvents(asked) => self.job(async move {
+                let rows = read("events", || store.events(number, &asked, LOAD_ROWS)).await;
+                Input::EventsLoaded(asked, rows)
+            }),
+            Order::LoadSessions { generation, peers } => self
+                .job(async move { Input::SessionsLoaded(generation, read("sessions", || store.sessions(number, &peers)).await) }),
+            Order::LearnFacts(questions) => self.job(async move {
+                Input::FactsLoaded(Box::new(read("facts of deliveries", || questions.ask(&*store, number)).await))
+            }),
+            Order::FindInbound { message_id, reply } => self.job(async move {
+                let ids = [message_id];
+                let rows = read("incoming message", || store.inbound(number, &ids)).await;
+                Input::InboundFound(reply, rows.into_iter().next())
+            }),
+            Order::Connect { at_once } => {
+                self.link = None;
+                let delay = if at_once { Duration::ZERO } else { self.backoff.next_delay() };
+                let (upstream, login) = (self.context.upstream.clone(), self.login.clone());
+                self.jobs.push(Box::pin(async move {
+                    tokio::time::sleep(delay).await;
+                    Done::Connected(upstream.connect(login).await)
+                }));
+            }
+        }
+    }
+
+    fn job(&self, work: impl Future<Output = Input> + Send + 'static) {
+        self.jobs.push(Box::pin(async move { Done::Heard(work.await) }));
+    }
+
+    fn abandon(self) {
+        let Self { context, shard, mut channels, .. } = self;
+        channels.requests.close();
+        while let Ok(request) = channels.requests.try_recv() {
+            request.reply.send(not_owner());
+        }
+        context.state.remove(shard.fence());
+        shard.abandon();
+    }
+}
+
+/// Tries a commit while the database does not answer, at most for [`PATIENCE`]. Repeating is
+/// harmless: every write of a batch is.
+async fn commit(store: &SharedStore, fence: &Fence, batch: &Batch, mut retried: bool) -> Input {
+    let started = Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+    loop {
+        let result = store.commit(fence, batch).await;
+        if matches!(result, Ok(_) | Err(Error::Fenced { .. })) {
+            return Input::Committed { result, retried, took: started.elapsed() };
+        }
+        retried = true;
+        tokio::time::sleep(backoff.next_delay()).await;
+        if started.elapsed() >= PATIENCE {
+            return Input::Committed { result, retried, took: started.elapsed() };
+        }
+    }
+}
+
+/// Reads until the database answers; the shard's end drops the future.
+async fn read<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = estafet_store::Result<T>>,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    loop {
+        match attempt().await {
+            Ok(rows) => return rows,
+            Err(error) => {
+                tracing::warn!(what, %error, "read failed, trying again");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+}
+
+/// What a connection woke the shard for.
+enum Stirred {
+    /// Something arrived; `None`: the connection's task ended.
+    Event(Option<Event>),
+    /// There is room for a command.
+    Room,
+}
+
+/// Waits for an event, or for room for a command, whichever is wanted.
+async fn stirred(link: &mut Option<Link>, want_event: bool, want_room: bool) -> Stirred {
+    match link {
+        Some(Link { commands, events }) => tokio::select! {
+            event = events.recv(), if want_event => Stirred::Event(event),
+            Ok(_) = commands.reserve(), if want_room => Stirred::Room,
+            else => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}

@@ -1,12 +1,10 @@
 //! A coreapp in a cluster: reports to every master, takes orders from the one that leads.
 //!
-//! A report goes out each 100 ms and with every change. An order is obeyed once: an epoch that was started here
-//! is never started again, because its sequence numbers are used (**I3**), and orders of an older term than was
-//! seen are ignored. When no master is left, nothing here changes: shards go on under their epochs. What ends by
+//! A report goes out each 100 ms and with every change. Which orders are obeyed is decided by
+//! [`crate::core::duties`]. When no master is left, nothing here changes: shards go on under their epochs. What ends by
 //! itself (fenced, refused by the network) is told, and the master decides what follows.
 
 use std::{
-    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,14 +20,18 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Endpoint};
 
-use crate::{Node, ShardEnded, core::life::Reason};
+use crate::{
+    Node, ShardEnded,
+    core::{
+        duties::{Duties, outdated},
+        life::Reason,
+    },
+};
 
 /// Distance of two heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 /// How long a master may take to answer a dial, and to show that it lives.
 const DIAL: Duration = Duration::from_millis(500);
-/// Endings told again and again, because a stream may break with any of them.
-const ENDINGS: usize = 512;
 /// Reports that wait for one stream: a master that takes none is dialled again.
 const REPORTS: usize = 4;
 
@@ -46,27 +48,13 @@ pub struct Membership {
     pub masters: Vec<String>,
 }
 
-type Key = (WaId, ShardCount, Shard);
-
-#[derive(Default)]
-struct State {
-    draining: bool,
-    /// Highest term of an order.
-    term: i64,
-    /// Highest epoch of each shard that was ever started here.
-    started: HashMap<Key, Epoch>,
-    /// Ordered and not yet running.
-    starting: Vec<Fence>,
-    endings: VecDeque<(Fence, u64)>,
-}
-
 /// A node that reports to masters.
 #[derive(Clone)]
 pub struct Cluster {
     membership: Arc<Membership>,
     node: Node,
     tasks: Tasks,
-    state: Arc<Mutex<State>>,
+    duties: Arc<Mutex<Duties>>,
     changed: Arc<watch::Sender<u64>>,
 }
 
@@ -78,7 +66,7 @@ impl Cluster {
             membership: Arc::new(membership),
             node,
             tasks: tasks.clone(),
-            state: Arc::default(),
+            duties: Arc::default(),
             changed: Arc::new(watch::channel(0).0),
         };
         tasks.spawn("endings", cluster.clone().tell_endings(endings));
@@ -91,7 +79,7 @@ impl Cluster {
     /// Asks the masters to give every shard to another node; says whether all were gone in time. Without
     /// another node, or without a master, they stay.
     pub async fn leave(&self, budget: Duration) -> bool {
-        self.state().draining = true;
+        self.duties().drain();
         self.touch();
         let mut changes = self.changed.subscribe();
         let gone = async {
@@ -103,8 +91,8 @@ impl Cluster {
         timeout(budget, gone).await.is_ok()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn duties(&self) -> MutexGuard<'_, Duties> {
+        self.duties.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self) {
@@ -128,12 +116,7 @@ impl Cluster {
     }
 
     fn ended(&self, fence: Fence, above: u64) {
-        let mut state = self.state();
-        if state.endings.len() == ENDINGS {
-            state.endings.pop_front();
-        }
-        state.endings.push_back((fence, above));
-        drop(state);
+        self.duties().ended(fence, above);
         self.touch();
     }
 
@@ -193,35 +176,29 @@ impl Cluster {
     }
 
     fn report(&self) -> NodeReport {
-        let active = self.node.owned();
-        let state = self.state();
-        let starting = state.starting.iter().filter(|fence| !active.contains(fence));
-        let holding = |fence: &Fence, active| v1::Holding { ownership: Some(ownership(fence)), active };
-        let holdings = active.iter().map(|fence| holding(fence, true)).chain(starting.map(|fence| holding(fence, false)));
-        let endings = state.endings.iter().map(|(fence, above)| v1::Ending { ownership: Some(ownership(fence)), above: *above });
+        let running = self.node.owned();
+        let duties = self.duties();
+        let holding = |(fence, active): (Fence, bool)| v1::Holding { ownership: Some(ownership(&fence)), active };
+        let ending = |(fence, above): &(Fence, u64)| v1::Ending { ownership: Some(ownership(fence)), above: *above };
         NodeReport {
             node: self.membership.node.clone(),
             boot: self.membership.boot.0.to_vec().into(),
             address: self.membership.address.clone(),
-            draining: state.draining,
-            holdings: newest(holdings.collect()),
-            endings: endings.collect(),
+            draining: duties.is_draining(),
+            holdings: duties.holdings(&running).into_iter().map(holding).collect(),
+            endings: duties.endings().map(ending).collect(),
         }
     }
 
     fn obey(&self, order: MasterOrder) {
-        {
-            let mut state = self.state();
-            if order.term < state.term {
-                tracing::warn!(term = order.term, "an order of a former leader");
-                return;
-            }
-            state.term = order.term;
+        if !self.duties().heeds(order.term) {
+            tracing::warn!(term = order.term, "an order of a former leader");
+            return;
         }
         match order.order {
             Some(Order::Acquire(v1::Acquire { ownership: Some(ownership) })) => {
                 let Some(fence) = read(&ownership) else { return };
-                if self.may_start(fence) {
+                if self.duties().may_start(fence) {
                     self.tasks.spawn("acquire", self.clone().acquire(fence));
                 }
             }
@@ -235,25 +212,12 @@ impl Cluster {
         }
     }
 
-    /// Notes the epoch as started, unless it or a later one was before.
-    fn may_start(&self, fence: Fence) -> bool {
-        let mut state = self.state();
-        let started = state.started.entry((fence.number, fence.count, fence.shard)).or_default();
-        if fence.epoch <= *started {
-            return false;
-        }
-        *started = fence.epoch;
-        state.starting.push(fence);
-        true
-    }
-
     async fn acquire(self, fence: Fence) {
         tracing::info!(number = %fence.number, shard = %fence.shard, epoch = %fence.epoch, "taking a shard");
         // An earlier ownership of the same slots is fenced in the database already.
-        let outdated = self.node.owned().into_iter().filter(|old| old.number == fence.number && overlap(old, &fence));
-        outdated.for_each(|old| self.node.release(&old));
+        outdated(&self.node.owned(), &fence).for_each(|old| self.node.release(old));
         let acquired = self.node.acquire(fence).await;
-        self.state().starting.retain(|starting| *starting != fence);
+        self.duties().started(&fence);
         match acquired {
             Ok(()) => self.touch(),
             Err(error) => {
@@ -266,25 +230,6 @@ impl Cluster {
 
 async fn next(orders: &mut Streaming<MasterOrder>) -> Result<Option<MasterOrder>, tonic::Status> {
     orders.message().await
-}
-
-fn overlap(one: &Fence, other: &Fence) -> bool {
-    let (one, other) = (one.slots(), other.slots());
-    one.start() <= other.end() && other.start() <= one.end()
-}
-
-/// The newest holding of each shard: while an older ownership still ends, the newer one counts.
-fn newest(holdings: Vec<v1::Holding>) -> Vec<v1::Holding> {
-    let mut by_shard: HashMap<(u64, u32, u32), v1::Holding> = HashMap::new();
-    for holding in holdings {
-        let Some(ownership) = &holding.ownership else { continue };
-        let key = (ownership.number, ownership.shard_count, ownership.shard);
-        let epoch = |holding: &v1::Holding| holding.ownership.as_ref().map_or(0, |ownership| ownership.epoch);
-        if by_shard.get(&key).is_none_or(|known| epoch(known) < epoch(&holding)) {
-            by_shard.insert(key, holding);
-        }
-    }
-    by_shard.into_values().collect()
 }
 
 fn ownership(fence: &Fence) -> Ownership {
@@ -310,17 +255,6 @@ fn read(ownership: &Ownership) -> Option<Fence> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn holding(shard: u32, epoch: u64, active: bool) -> v1::Holding {
-        v1::Holding { ownership: Some(Ownership { number: 15_550_000_001, shard, shard_count: 4, epoch }), active }
-    }
-
-    #[test]
-    fn the_newest_epoch_of_a_shard_is_told() {
-        let mut told = newest(vec![holding(0, 1, true), holding(0, 2, false), holding(1, 7, true), holding(0, 1, true)]);
-        told.sort_by_key(|holding| holding.ownership.as_ref().map(|ownership| ownership.shard));
-        assert_eq!(told, [holding(0, 2, false), holding(1, 7, true)]);
-    }
 
     #[test]
     fn an_ownership_survives_the_wire_and_nonsense_is_refused() {

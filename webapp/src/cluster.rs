@@ -54,7 +54,7 @@ async fn watch_map(master: &str, map: &watch::Sender<ShardMap>) -> Result<(), to
 }
 
 /// Takes what is newer than what is known; says whether anything was.
-fn merge(map: &mut ShardMap, entries: Vec<v1::MapEntry>) -> bool {
+pub fn merge(map: &mut ShardMap, entries: Vec<v1::MapEntry>) -> bool {
     let mut changed = false;
     for (number, owner) in entries.into_iter().filter_map(read) {
         let first = *owner.count.slots_of(owner.shard).start();

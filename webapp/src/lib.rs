@@ -40,6 +40,10 @@ use estafet_store::SharedStore;
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::Channel;
 
+/// Requests under way on a stream, and what to do after each try of a request (pure), for the simulator.
+#[doc(hidden)]
+pub use route::{flight, plan};
+
 pub use config::{Config, ContactMode, Limits, LogoutScope};
 pub use error::Error;
 pub use template::check_template_files;

@@ -5,8 +5,9 @@
 //! * [`lanes`]: which callbacks to post next, when to try again, when to give up.
 //! * [`receipts`]: which statuses are news. [`event`]: callback bodies, rendered once.
 //! * [`pending`]: the transaction being put together and what follows its commit.
-//! * [`life`]: the states of a shard on this node.
+//! * [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
 
+pub mod duties;
 pub mod event;
 pub mod lanes;
 pub mod life;

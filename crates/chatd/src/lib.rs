@@ -5,7 +5,7 @@
 //! message twice) and **I5** (order per slot) on its side, and writes an audit log that proves them.
 //!
 //! * [`noise`], [`frames`]: the transport. [`e2e`]: end-to-end encryption.
-//! * [`session`]: who may be connected (pure). `network`: every other decision (pure).
+//! * [`session`]: who may be connected (pure). `network`: every other decision (pure; open to the simulator).
 //! * [`server`]: listeners and the one task that stores and sends. `connection`: one socket. `storage`: SQLite.
 //! * [`phones`]: simulated phones; [`control`]: their HTTP interface. [`audit`]: the log and its check.
 
@@ -14,7 +14,8 @@ mod connection;
 pub mod control;
 pub mod e2e;
 pub mod frames;
-mod network;
+#[doc(hidden)]
+pub mod network;
 pub mod noise;
 pub mod phones;
 pub mod server;

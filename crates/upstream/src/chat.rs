@@ -4,7 +4,8 @@
 //! login a task of its own serves the link (see [`link`]) until the link is dropped or the network ends it.
 
 mod link;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 use std::time::Duration;
 

@@ -9,13 +9,13 @@ use estafet_model::{ShardMap, Slot, WaId};
 use estafet_proto::v1;
 
 /// Requests in one frame.
-pub(crate) const FRAME_REQUESTS: usize = 256;
+pub const FRAME_REQUESTS: usize = 256;
 /// Bytes of message bodies in one frame; well below the 4 MiB a gRPC peer accepts.
-pub(crate) const FRAME_BYTES: usize = 1 << 20;
+pub const FRAME_BYTES: usize = 1 << 20;
 
 /// Requests sent and not answered, each with a waiter `W`.
 #[derive(Debug)]
-pub(crate) struct Flight<W> {
+pub struct Flight<W> {
     last: u64,
     credits: u64,
     pending: HashMap<u64, Entry<W>>,
@@ -29,27 +29,27 @@ struct Entry<W> {
 }
 
 impl<W> Flight<W> {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { last: 0, credits: 0, pending: HashMap::new() }
     }
 
     /// Adds to what the coreapp takes.
-    pub(crate) fn grant(&mut self, credits: u32) {
+    pub fn grant(&mut self, credits: u32) {
         self.credits = self.credits.saturating_add(u64::from(credits));
     }
 
     /// How many more requests may go.
-    pub(crate) fn credits(&self) -> usize {
+    pub fn credits(&self) -> usize {
         usize::try_from(self.credits).unwrap_or(usize::MAX)
     }
 
     /// Whether one more request may go.
-    pub(crate) fn has_credit(&self) -> bool {
+    pub fn has_credit(&self) -> bool {
         self.credits > 0
     }
 
     /// Spends a credit and gives the request its correlation. Call only with a credit at hand.
-    pub(crate) fn depart(&mut self, request: &mut v1::Request, waiter: W) {
+    pub fn depart(&mut self, request: &mut v1::Request, waiter: W) {
         debug_assert!(self.has_credit());
         self.credits = self.credits.saturating_sub(1);
         self.last += 1;
@@ -58,13 +58,13 @@ impl<W> Flight<W> {
     }
 
     /// The waiter of an answer.
-    pub(crate) fn land(&mut self, correlation: u64) -> Option<W> {
+    pub fn land(&mut self, correlation: u64) -> Option<W> {
         self.pending.remove(&correlation).map(|entry| entry.waiter)
     }
 
     /// Lets go of the requests whose slot another node than `address` owns by now; dropping a
     /// waiter makes its request try again there, with the same id.
-    pub(crate) fn release_moved(&mut self, map: &ShardMap, address: &str) {
+    pub fn release_moved(&mut self, map: &ShardMap, address: &str) {
         self.pending.retain(|_, entry| {
             let owner =
                 WaId::from_u64(entry.number).ok().zip(Slot::new(entry.slot)).and_then(|(number, slot)| map.owner(number, slot));
@@ -74,7 +74,7 @@ impl<W> Flight<W> {
 }
 
 /// Bytes a request adds to a frame, roughly.
-pub(crate) fn weight(request: &v1::Request) -> usize {
+pub fn weight(request: &v1::Request) -> usize {
     64 + match &request.action {
         Some(v1::request::Action::Submit(submit)) => submit.body.len(),
         Some(v1::request::Action::MarkRead(mark)) => mark.message_id.len(),

@@ -6,9 +6,9 @@
 //! This file picks the owner from the map, tries, and holds. Bounded: requests held, bytes under
 //! way, requests in line for one coreapp; past any of them the answer is 503 at once.
 
-mod flight;
+pub mod flight;
 mod link;
-pub(crate) mod plan;
+pub mod plan;
 pub(crate) mod states;
 
 use std::{

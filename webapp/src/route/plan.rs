@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// What became of one try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Missed {
+pub enum Missed {
     /// The map names no owner.
     NoOwner,
     /// The owner's stream is not up.
@@ -29,7 +29,7 @@ pub(crate) enum Missed {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// Try at this address.
     RetryAt(String),
     /// Wait for a change, at most this long, and try again.
@@ -44,7 +44,7 @@ const LONGEST_NAP: Duration = Duration::from_millis(200);
 
 /// The course of one request.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub struct Plan {
     budget: Duration,
     held_until: Option<Instant>,
     nap: Duration,
@@ -54,12 +54,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// A request that may be held for `budget`.
-    pub(crate) fn new(budget: Duration) -> Self {
+    pub fn new(budget: Duration) -> Self {
         Self { budget, held_until: None, nap: FIRST_NAP, hint_used: false, in_doubt: false }
     }
 
     /// Decides after a try that brought no answer.
-    pub(crate) fn next(&mut self, missed: Missed, now: Instant) -> Step {
+    pub fn next(&mut self, missed: Missed, now: Instant) -> Step {
         match missed {
             // At the first try the edge says so at once; whoever has waited through a handoff keeps
             // waiting, since all the others come back at the same moment.
@@ -91,7 +91,7 @@ impl Plan {
     }
 
     /// The answer when no more requests can be held.
-    pub(crate) fn too_many_held(&self) -> ApiError {
+    pub fn too_many_held(&self) -> ApiError {
         self.doubt(ApiError::new(Code::NotPrimaryCoreapp, "Too many requests wait for a shard that is moving"))
     }
 

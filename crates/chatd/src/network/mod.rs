@@ -9,7 +9,7 @@
 //! * Sessions (**I1**) are decided by [`crate::session`].
 
 mod book;
-pub(crate) mod changes;
+pub mod changes;
 mod envelopes;
 mod outlets;
 
@@ -20,7 +20,7 @@ use estafet_model::{BootId, IdKey, Shard, ShardCount, Slot, WaId};
 use estafet_proto::chat::{self, RefusedReason, client_frame, delivery::Item, server_frame::Frame};
 use prost::Message as _;
 
-pub(crate) use outlets::Refill;
+pub use outlets::Refill;
 
 use self::{
     book::PhoneBook,
@@ -42,17 +42,17 @@ const MAX_HOLDER: usize = 256;
 
 /// What a batch was decided with, and what came of it.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub struct Batch {
     /// Milliseconds since 1970.
-    pub(crate) now_ms: i64,
+    pub now_ms: i64,
     /// Ids of this batch that were accepted before.
-    pub(crate) seen: HashMap<(WaId, IdKey), i64>,
+    pub seen: HashMap<(WaId, IdKey), i64>,
     /// To store.
-    pub(crate) changes: Changes,
+    pub changes: Changes,
     /// To log after that.
-    pub(crate) audit: Vec<Event>,
+    pub audit: Vec<Event>,
     /// To send after that, in this order.
-    pub(crate) outputs: Vec<Output>,
+    pub outputs: Vec<Output>,
 }
 
 impl Batch {
@@ -63,7 +63,7 @@ impl Batch {
 
 /// Something for a connection.
 #[derive(Debug)]
-pub(crate) enum Output {
+pub enum Output {
     /// Send this.
     Frame(ConnId, Frame),
     /// Close it after what was sent.
@@ -72,7 +72,7 @@ pub(crate) enum Output {
 
 /// The whole state of the network.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub struct Network {
     sessions: Sessions,
     /// In the order the numbers came.
     numbers: Vec<NumberRow>,
@@ -86,7 +86,7 @@ pub(crate) struct Network {
 
 impl Network {
     /// The network as it was stored.
-    pub(crate) fn restore(stored: Stored, seed: u64, heartbeat_ms: u32) -> Self {
+    pub fn restore(stored: Stored, seed: u64, heartbeat_ms: u32) -> Self {
         let mut sessions = Sessions::default();
         for number in &stored.numbers {
             sessions.restore_key(number.number, number.static_key);
@@ -105,7 +105,7 @@ impl Network {
     }
 
     /// The ids of a frame that may have been accepted before, and the number they belong to.
-    pub(crate) fn ids_of(&self, conn: ConnId, frame: &client_frame::Frame) -> Option<(WaId, Vec<IdKey>)> {
+    pub fn ids_of(&self, conn: ConnId, frame: &client_frame::Frame) -> Option<(WaId, Vec<IdKey>)> {
         let client_frame::Frame::Send(send) = frame else { return None };
         let claim = self.sessions.current(conn, send.epoch)?;
         let keys = send.envelopes.iter().filter_map(|envelope| IdKey::from_slice(&envelope.id_key)).collect();
@@ -113,7 +113,7 @@ impl Network {
     }
 
     /// Decides a frame of a connection that proved `static_key`.
-    pub(crate) fn frame(&mut self, batch: &mut Batch, conn: ConnId, static_key: [u8; 32], frame: client_frame::Frame) {
+    pub fn frame(&mut self, batch: &mut Batch, conn: ConnId, static_key: [u8; 32], frame: client_frame::Frame) {
         use client_frame::Frame as Client;
         match frame {
             Client::Warm(_) => batch.send(conn, Frame::Warmed(chat::Warmed {})),
@@ -129,7 +129,7 @@ impl Network {
     }
 
     /// A connection is gone.
-    pub(crate) fn closed(&mut self, batch: &mut Batch, conn: ConnId) {
+    pub fn closed(&mut self, batch: &mut Batch, conn: ConnId) {
         if self.sessions.disconnect(conn).is_some() {
             self.outlets.close(conn);
             batch.audit.push(Event::Closed { conn: conn.0 });
@@ -289,27 +289,27 @@ impl Network {
     }
 
     /// Adds a phone, in mode `read`.
-    pub(crate) fn add_phone(&mut self, number: WaId, name: Option<String>) -> Result<(), Error> {
+    pub fn add_phone(&mut self, number: WaId, name: Option<String>) -> Result<(), Error> {
         if self.keys(number).is_some() { Err(Error::IsBusiness(number)) } else { self.book.add(number, name) }
     }
 
     /// Changes what a phone does.
-    pub(crate) fn set_mode(&mut self, number: WaId, mode: Mode) -> Result<(), Error> {
+    pub fn set_mode(&mut self, number: WaId, mode: Mode) -> Result<(), Error> {
         self.book.set_mode(number, mode)
     }
 
     /// All phones.
-    pub(crate) fn phones(&self) -> Vec<Info> {
+    pub fn phones(&self) -> Vec<Info> {
         self.book.list()
     }
 
     /// Whether there is such a phone.
-    pub(crate) fn has_phone(&self, number: WaId) -> Result<(), Error> {
+    pub fn has_phone(&self, number: WaId) -> Result<(), Error> {
         if self.book.contains(number) { Ok(()) } else { Err(Error::Unknown(number)) }
     }
 
     /// A phone writes to a business; returns the id of the message.
-    pub(crate) fn send(
+    pub fn send(
         &mut self,
         batch: &mut Batch,
         from: WaId,
@@ -332,12 +332,12 @@ impl Network {
     }
 
     /// A phone that is in reach while parcels wait for it.
-    pub(crate) fn phone_to_drain(&self) -> Option<WaId> {
+    pub fn phone_to_drain(&self) -> Option<WaId> {
         self.book.to_drain()
     }
 
     /// Brings waiting parcels to their phone, the oldest first; none left means nothing waits any more.
-    pub(crate) fn drain(&mut self, batch: &mut Batch, phone: WaId, rows: Vec<WaitingRow>) {
+    pub fn drain(&mut self, batch: &mut Batch, phone: WaId, rows: Vec<WaitingRow>) {
         if rows.is_empty() {
             self.book.nothing_waits(phone);
         }
@@ -349,30 +349,30 @@ impl Network {
     }
 
     /// Parcels that waited too long are gone.
-    pub(crate) fn expired(&mut self, lost: HashMap<WaId, u64>, seen_before: i64) {
+    pub fn expired(&mut self, lost: HashMap<WaId, u64>, seen_before: i64) {
         lost.into_iter().for_each(|(phone, count)| self.book.leaves_waiting(phone, count));
         self.retries.retain(|_, retry| retry.at_ms >= seen_before);
     }
 
     /// Ends the decisions of a batch: what changed in the phones joins what is stored.
-    pub(crate) fn finish(&mut self, batch: &mut Batch) {
+    pub fn finish(&mut self, batch: &mut Batch) {
         self.book.collect_changes(&mut batch.changes);
     }
 
     /// The connections that want stored deliveries loaded.
-    pub(crate) fn refills(&self) -> Vec<Refill> {
+    pub fn refills(&self) -> Vec<Refill> {
         self.outlets.refills()
     }
 
     /// Takes what was loaded for a refill.
-    pub(crate) fn refill(&mut self, refill: &Refill, bodies: Vec<Vec<u8>>) {
+    pub fn refill(&mut self, refill: &Refill, bodies: Vec<Vec<u8>>) {
         let complete = bodies.len() < refill.limit;
         let loaded = bodies.into_iter().filter_map(|body| chat::Delivery::decode(Bytes::from(body)).ok()).collect();
         self.outlets.loaded(refill.conn, loaded, complete);
     }
 
     /// Opens the windows: deliveries that may be sent now, after the batch is stored.
-    pub(crate) fn pump(&mut self, batch: &mut Batch) {
+    pub fn pump(&mut self, batch: &mut Batch) {
         for (conn, deliveries) in self.outlets.pump() {
             batch.send(conn, Frame::Deliver(chat::Deliver { deliveries }));
         }

@@ -25,17 +25,17 @@ const FRAME_BYTES: usize = 512 * 1024;
 
 /// A wish to load stored deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refill {
+pub struct Refill {
     /// For whom.
-    pub(crate) conn: ConnId,
+    pub conn: ConnId,
     /// Of which number.
-    pub(crate) number: WaId,
+    pub number: WaId,
     /// First and last slot.
-    pub(crate) slots: (u16, u16),
+    pub slots: (u16, u16),
     /// Deliveries above this one.
-    pub(crate) after: u64,
+    pub after: u64,
     /// At most so many.
-    pub(crate) limit: usize,
+    pub limit: usize,
 }
 
 #[derive(Debug)]

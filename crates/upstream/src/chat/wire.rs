@@ -22,22 +22,22 @@ const FRAME_USERS: usize = 100;
 /// A frame of the network holds something that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
-pub(super) struct Malformed(&'static str);
+pub struct Malformed(&'static str);
 
 /// What a frame of the network means for the link.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub enum Heard {
     /// Tell the shard.
     Event(Event),
     /// A sign of life.
     Nothing,
 }
 
-pub(super) fn client(frame: client_frame::Frame) -> ClientFrame {
+pub fn client(frame: client_frame::Frame) -> ClientFrame {
     ClientFrame { frame: Some(frame) }
 }
 
-pub(super) fn login(login: &Login) -> chat::Login {
+pub fn login(login: &Login) -> chat::Login {
     chat::Login {
         number: login.number.as_u64(),
         shard: u32::from(login.shard.get()),
@@ -56,7 +56,7 @@ pub(super) fn login(login: &Login) -> chat::Login {
 
 /// The frames of commands that waited together, in their order; neighbours of a kind share frames.
 /// Verdicts are those of envelopes that no frame can carry.
-pub(super) fn frames(epoch: u64, commands: impl IntoIterator<Item = Command>) -> (Vec<ClientFrame>, Vec<Verdict>) {
+pub fn frames(epoch: u64, commands: impl IntoIterator<Item = Command>) -> (Vec<ClientFrame>, Vec<Verdict>) {
     let (mut out, mut unsendable) = (Outgoing { epoch, ..Outgoing::default() }, Vec::new());
     for command in commands {
         match command {
@@ -154,7 +154,7 @@ impl Outgoing {
 }
 
 /// What a frame of the network says.
-pub(super) fn heard(frame: server_frame::Frame) -> Result<Heard, Malformed> {
+pub fn heard(frame: server_frame::Frame) -> Result<Heard, Malformed> {
     use server_frame::Frame;
     Ok(Heard::Event(match frame {
         Frame::Pong(_) | Frame::Warmed(_) => return Ok(Heard::Nothing),

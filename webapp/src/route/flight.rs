@@ -28,11 +28,13 @@ struct Entry<W> {
     waiter: W,
 }
 
-impl<W> Flight<W> {
-    pub fn new() -> Self {
+impl<W> Default for Flight<W> {
+    fn default() -> Self {
         Self { last: 0, credits: 0, pending: HashMap::new() }
     }
+}
 
+impl<W> Flight<W> {
     /// Adds to what the coreapp takes.
     pub fn grant(&mut self, credits: u32) {
         self.credits = self.credits.saturating_add(u64::from(credits));
@@ -95,7 +97,7 @@ mod tests {
 
     #[test]
     fn each_request_costs_a_credit_and_each_answer_finds_its_waiter_once() {
-        let mut flight = Flight::new();
+        let mut flight = Flight::default();
         assert!(!flight.has_credit());
         flight.grant(2);
         let (mut a, mut b) = (request(1), request(2));
@@ -117,7 +119,7 @@ mod tests {
             let shard = Shard::new(shard, count).unwrap();
             map.insert(number, Owner { address: address.into(), shard, count, epoch: Epoch::new(1) });
         }
-        let mut flight = Flight::new();
+        let mut flight = Flight::default();
         flight.grant(2);
         let (mut stays, mut moves) = (request(0), request(1023));
         flight.depart(&mut stays, ());

@@ -195,7 +195,7 @@ impl LinkTask {
     }
 
     async fn pump(&mut self, outgoing: mpsc::Sender<v1::RequestFrame>, mut incoming: Streaming<v1::OutcomeFrame>) -> Ended {
-        let mut flight: Flight<Waiter> = Flight::new();
+        let mut flight: Flight<Waiter> = Flight::default();
         let mut map = self.around.map.clone();
         let mut map_alive = true;
         let mut permit = None;

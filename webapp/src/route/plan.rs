@@ -18,13 +18,22 @@ pub enum Missed {
     /// The owner's stream is not up.
     NoStream,
     /// The node is not the owner; it may know who is.
-    NotOwner { hint: Option<String> },
+    NotOwner {
+        /// The address of the owner, if known.
+        hint: Option<String>,
+    },
     /// The stream broke or the owner changed before the answer came.
-    Broken { sent: bool },
+    Broken {
+        /// Whether the request had left this process.
+        sent: bool,
+    },
     /// The line to the owner is full.
     QueueFull,
     /// No answer in time.
-    TimedOut { sent: bool },
+    TimedOut {
+        /// Whether the request had left this process.
+        sent: bool,
+    },
 }
 
 /// What to do next.

@@ -3,12 +3,14 @@
 //! No tokio, no sockets, no SQL: this crate cannot reach them, so every role can share it.
 //!
 //! * [`wa_id`]: phone numbers of people and businesses, and how users write them.
-//! * [`slot`]: slots, shards and the shard map. [`epoch`]: epochs, sequence numbers, boots.
+//! * [`slot`]: slots, shards and the shard map. [`layout`]: how a number is cut into shards, and how that changes.
+//! * [`epoch`]: epochs, sequence numbers, boots.
 //! * [`message_id`]: ids in the layout of the original. [`receipt`]: the lattice of statuses.
 //! * [`settings`]: application settings. [`error`]: codes and titles of the On-Premises API.
 
 pub mod epoch;
 pub mod error;
+pub mod layout;
 pub mod message_id;
 pub mod receipt;
 pub mod settings;
@@ -17,6 +19,7 @@ pub mod wa_id;
 
 pub use epoch::{BootId, Epoch, Seq, SeqAllocator};
 pub use error::{ApiError, Code};
+pub use layout::{Group, Layout};
 pub use message_id::{IdGenerator, IdKey, MessageId};
 pub use receipt::{Status, StatusSet};
 pub use slot::{Owner, Shard, ShardCount, ShardMap, Slot};

@@ -147,6 +147,20 @@ impl ShardMap {
         self.version += 1;
     }
 
+    /// Takes what is newer than everything it overlaps; says whether it was. Epochs of a slot only grow, whatever
+    /// the shard count, so maps that learn the same entries end equal in whatever order these come, and a shard
+    /// that was split or merged never comes back.
+    pub fn learn(&mut self, number: WaId, owner: Owner) -> bool {
+        let slots = owner.count.slots_of(owner.shard);
+        let overlapping =
+            self.ranges.range((number, Slot(0))..=(number, *slots.end())).filter(|(_, (last, _))| last >= slots.start());
+        let newer = overlapping.map(|(_, (_, known))| known.epoch).max().is_none_or(|known| known < owner.epoch);
+        if newer {
+            self.insert(number, owner);
+        }
+        newer
+    }
+
     /// Removes the entry that covers `slot`.
     pub fn remove(&mut self, number: WaId, slot: Slot) {
         self.ranges.retain(|&(n, f), &mut (l, _)| n != number || slot < f || slot > l);
@@ -205,6 +219,38 @@ mod tests {
             }
         }
         assert!(ShardCount::new(3).is_none() && ShardCount::new(512).is_none() && ShardCount::new(0).is_none());
+    }
+
+    #[test]
+    fn the_newer_epoch_of_a_slot_wins_whatever_the_count_and_the_order() {
+        let number = WaId::from_u64(15_550_000_001).unwrap();
+        let owner = |shard, count, epoch| {
+            let count = ShardCount::new(count).unwrap();
+            Owner {
+                address: format!("{shard}/{count:?}/{epoch}"),
+                shard: Shard::new(shard, count).unwrap(),
+                count,
+                epoch: Epoch::new(epoch),
+            }
+        };
+        // One shard, split, one half failed over, split again, merged.
+        let history =
+            [owner(0, 1, 3), owner(0, 2, 5), owner(1, 2, 5), owner(1, 2, 6), owner(2, 4, 8), owner(3, 4, 8), owner(1, 2, 10)];
+        let expected = [&history[1], &history[6]];
+        for rotation in 0..history.len() {
+            for reversed in [false, true] {
+                let mut news: Vec<&Owner> = history.iter().cycle().skip(rotation).take(history.len()).collect();
+                if reversed {
+                    news.reverse();
+                }
+                let mut map = ShardMap::default();
+                for owner in news {
+                    map.learn(number, owner.clone());
+                }
+                assert_eq!(map.owners(number).collect::<Vec<_>>(), expected, "from {rotation}, reversed {reversed}");
+                assert!(!history.iter().any(|owner| map.learn(number, owner.clone())), "nothing is new any more");
+            }
+        }
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use estafet_model::{BootId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, StatusSet, WaId};
+use estafet_model::{BootId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, StatusSet, WaId};
 
-use crate::{ContactRow, InboundRow, MessageRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent, UserRow};
+use crate::{ContactRow, InboundRow, MessageRow, NumberRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent, UserRow};
 
 /// Text as every back end can store it: PostgreSQL has no place for NUL.
 pub(crate) fn storable(text: &str) -> Cow<'_, str> {
@@ -37,7 +37,11 @@ pub(crate) struct Owner<'a> {
     pub(crate) epoch: i64,
     pub(crate) owner: String,
     pub(crate) boot: &'a [u8],
+    pub(crate) state: &'a str,
 }
+
+/// State of an owner row whose slots belong to shards of another count.
+const RETIRED: &str = "retired";
 
 pub(crate) fn owner(row: Owner<'_>) -> Option<OwnerRow> {
     let decode = || {
@@ -49,9 +53,38 @@ pub(crate) fn owner(row: Owner<'_>) -> Option<OwnerRow> {
             epoch: epoch(row.epoch)?,
             owner: row.owner,
             boot: BootId::from_slice(row.boot)?,
+            retired: row.state == RETIRED,
         })
     };
     checked("shard_owner", decode())
+}
+
+pub(crate) struct Number<'a> {
+    pub(crate) number: i64,
+    pub(crate) host: Option<String>,
+    pub(crate) created_at_ms: i64,
+    pub(crate) wanted: i64,
+    pub(crate) phase: &'a str,
+    pub(crate) count: i64,
+    pub(crate) next: Option<i64>,
+}
+
+pub(crate) fn number(row: Number<'_>) -> Option<NumberRow> {
+    let decode = || {
+        let count = |value: i64| u32::try_from(value).ok();
+        let next = match row.next {
+            Some(next) => Some(count(next)?),
+            None => None,
+        };
+        Some(NumberRow {
+            number: wa_id(row.number)?,
+            host: row.host,
+            created_at_ms: row.created_at_ms,
+            wanted: ShardCount::new(count(row.wanted)?)?,
+            layout: Layout::read(row.phase, count(row.count)?, next)?,
+        })
+    };
+    checked("business_number", decode())
 }
 
 pub(crate) fn epoch(value: i64) -> Option<Epoch> {

@@ -25,12 +25,14 @@ pub mod sqlite;
 use std::{ops::RangeInclusive, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 
 pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow};
 pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
-pub use rows::{ContactRow, Holder, InboundRow, MessageRow, OwnerRow, RevokedToken, Role, StoredEvent, UserRow, Versions};
+pub use rows::{
+    ContactRow, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, RevokedToken, Role, StoredEvent, UserRow, Versions,
+};
 pub use sqlite::SqliteStore;
 
 /// A shared handle to a back end.
@@ -57,6 +59,34 @@ impl Fence {
 
     fn refused(&self) -> Error {
         Error::Fenced { number: self.number, shard: self.shard, ours: self.epoch }
+    }
+}
+
+/// One group of shards of a number gives its slots to shards of another count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The number; its layout must be the switch from `from` to `to`.
+    pub number: WaId,
+    /// Count of the shards that retire.
+    pub from: ShardCount,
+    /// Count of the shards that arise.
+    pub to: ShardCount,
+    /// Shards that retire, with the epoch that must still be stored.
+    pub retire: Vec<(Shard, Epoch)>,
+    /// Shards of the same slots that arise, with their owners.
+    pub claim: Vec<(Shard, String, BootId)>,
+    /// The new epoch must be above this one too.
+    pub above: Epoch,
+    /// In whose name.
+    pub master_term: i64,
+    /// When, milliseconds since 1970.
+    pub now_ms: i64,
+}
+
+impl Switch {
+    fn granted(&self, epoch: Epoch) -> Vec<Fence> {
+        let fence = |(shard, ..): &(Shard, String, BootId)| Fence { number: self.number, shard: *shard, count: self.to, epoch };
+        self.claim.iter().map(fence).collect()
     }
 }
 
@@ -160,8 +190,9 @@ pub trait Store: Send + Sync + 'static {
     /// All owner rows of all numbers.
     async fn owners(&self) -> Result<Vec<OwnerRow>>;
 
-    /// Takes a shard: epoch + 1, provided the stored epoch still is `seen` (`None`: no row yet)
-    /// and no newer master term has written. `Ok(None)` when somebody was faster.
+    /// Takes a shard: epoch + 1, provided the stored epoch still is `seen` (`None`: no row yet, nor a shard of
+    /// another count that owns some of its slots), it is not retired, and no newer master term has written.
+    /// `Ok(None)` when somebody was faster.
     #[allow(clippy::too_many_arguments, reason = "each is one column of the row")]
     async fn claim(
         &self,
@@ -174,6 +205,34 @@ pub trait Store: Send + Sync + 'static {
         master_term: i64,
         now_ms: i64,
     ) -> Result<Option<Fence>>;
+
+    // -- numbers and their shard counts (reliability.md §7.3) --
+
+    /// All numbers of the cluster, in order.
+    async fn numbers(&self) -> Result<Vec<NumberRow>>;
+
+    /// Adds a number; `false` if it is there, or another one has its host name.
+    async fn add_number(&self, number: &NumberRow) -> Result<bool>;
+
+    /// Removes a number whose shard count is settled; `false` if there is none such. Its messages, users, settings
+    /// and epochs stay.
+    async fn remove_number(&self, number: WaId) -> Result<bool>;
+
+    /// Asks for another shard count, or calls a change off that has not begun to switch (`count` is the one that
+    /// is); `false` if there is no such number or another change is under way.
+    async fn want_shards(&self, number: WaId, count: ShardCount) -> Result<bool>;
+
+    /// Replaces the layout of a number if it still is `from`, unless a newer master term has written; says
+    /// whether it did.
+    async fn set_layout(&self, number: WaId, from: Layout, to: Layout, master_term: i64) -> Result<bool>;
+
+    /// Retires shards and gives their slots to those of another count, in one transaction: a commit of a former
+    /// owner is either before it or fenced. The new epoch is above every epoch these slots ever had. `Ok(None)`,
+    /// and nothing changed, if anything is not as it says.
+    async fn switch_shards(&self, switch: &Switch) -> Result<Option<Vec<Fence>>>;
+
+    /// Removes owner rows that retired before `before_ms`; how many.
+    async fn forget_retired(&self, before_ms: i64) -> Result<u64>;
 
     // -- the owner's writes and reads --
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use estafet_model::{BootId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use serde::{Deserialize, Serialize};
 
 /// Who holds a number or a data directory; shown to the one who is refused.
@@ -42,6 +42,35 @@ pub struct OwnerRow {
     pub owner: String,
     /// Start of that node's process.
     pub boot: BootId,
+    /// Whether shards of another count took its slots over; nobody owns it any more.
+    pub retired: bool,
+}
+
+/// A number of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberRow {
+    /// The business number.
+    pub number: WaId,
+    /// Name under which requests for it come, in lower case.
+    pub host: Option<String>,
+    /// When it was added, milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// The shard count somebody asked for last.
+    pub wanted: ShardCount,
+    /// Its shards now.
+    pub layout: Layout,
+}
+
+impl NumberRow {
+    /// A number that begins with `count` shards.
+    pub fn new(number: WaId, count: ShardCount, host: Option<String>, created_at_ms: i64) -> Self {
+        Self { number, host, created_at_ms, wanted: count, layout: Layout::Stable(count) }
+    }
+
+    /// Whether the shard count is what was asked for, and stays.
+    pub fn is_settled(&self) -> bool {
+        self.layout == Layout::Stable(self.wanted)
+    }
 }
 
 /// An outgoing message as the sender needs it.

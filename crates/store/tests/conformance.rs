@@ -9,6 +9,8 @@ mod given;
 mod mysql_faults;
 #[path = "conformance/mysql_server.rs"]
 mod mysql_server;
+#[path = "conformance/numbers.rs"]
+mod numbers;
 #[path = "conformance/ownership.rs"]
 mod ownership;
 #[path = "conformance/postgres_server.rs"]
@@ -31,6 +33,9 @@ macro_rules! checks {
             ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner,
                 an_older_master_term_claims_nothing, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
                 a_number_is_held_once;
+            numbers: numbers_are_added_listed_and_removed, one_change_of_the_shard_count_at_a_time,
+                a_split_fences_the_parent_and_its_halves_number_above_it, a_retired_shard_is_never_claimed,
+                a_merge_goes_above_both_halves_and_back_again;
             records: a_message_comes_back_as_it_was_written, messages_stored_before_are_reported,
                 a_position_taken_by_another_message_is_an_error, a_repeated_batch_is_harmless,
                 the_outbox_is_ordered_and_leaves_out_what_is_settled, the_outbox_cursor_only_moves_up,

@@ -5,7 +5,10 @@
 
 use sqlx::{Connection, MySqlConnection};
 
-use super::connections::{Connections, Db, answered, is_taken};
+use super::{
+    connections::{Connections, Db, answered, is_taken},
+    numbers,
+};
 use crate::{
     Claim, Error, Fence, Result,
     decode::{self, storable},
@@ -50,24 +53,31 @@ async fn transaction(session: &mut MySqlConnection, claim: &Claim<'_>) -> Db<Opt
 async fn first(tx: &mut MySqlConnection, claim: &Claim<'_>) -> Db<Option<i64>> {
     let sql = "INSERT INTO shard_owner
            (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
-         VALUES (?, ?, ?, 1, ?, ?, 'claimed', ?, ?)";
+         VALUES (?, ?, ?, ?, ?, ?, 'claimed', ?, ?)";
+    let (before, owned) = numbers::overlapping(&mut *tx, claim.number, claim.count, claim.shard).await?;
+    if owned {
+        return Ok(None);
+    }
+    let epoch = before + 1;
     let inserted = sqlx::query(sql)
         .bind(claim.number.as_i64())
         .bind(claim.count.get())
         .bind(claim.shard.get())
+        .bind(epoch)
         .bind(storable(claim.owner).into_owned())
         .bind(claim.boot.0.to_vec())
         .bind(claim.master_term)
         .bind(claim.now_ms)
         .execute(tx)
         .await;
-    Ok(is_taken(inserted)?.map(|_| 1))
+    Ok(is_taken(inserted)?.map(|_| epoch))
 }
 
 async fn next(tx: &mut MySqlConnection, claim: &Claim<'_>, seen: i64) -> Db<Option<i64>> {
     let sql = "UPDATE shard_owner
          SET epoch = epoch + 1, owner_id = ?, owner_boot = ?, state = 'claimed', master_term = ?, updated_at = ?
-         WHERE number = ? AND shard_count = ? AND shard = ? AND epoch = ? AND master_term <= ?";
+         WHERE number = ? AND shard_count = ? AND shard = ? AND epoch = ? AND master_term <= ?
+           AND state <> 'retired'";
     let updated = sqlx::query(sql)
         .bind(storable(claim.owner).into_owned())
         .bind(claim.boot.0.to_vec())

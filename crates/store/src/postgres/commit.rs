@@ -230,16 +230,21 @@ pub(super) async fn claim(writer: &Connections, claim: &Claim<'_>) -> Result<Opt
 }
 
 fn take<'a>(claim: &Claim<'a>) -> Step<'a> {
+    // Shards of two counts overlap where their fractions of the slots do.
     let first = "WITH taken AS (
           INSERT INTO shard_owner (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
-          VALUES ($1, $2, $3, 1, $4, $5, 'claimed', $6, $7)
+          SELECT $1::int8, $2::int4, $3::int4, 1 + coalesce(max(o.epoch), 0), $4::text, $5::bytea, 'claimed', $6::int8, $7::int8
+          FROM shard_owner o
+          WHERE o.number = $1 AND o.shard * $2 < ($3 + 1) * o.shard_count AND $3 * o.shard_count < (o.shard + 1) * $2
+          HAVING count(*) FILTER (WHERE o.state <> 'retired') = 0
           ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch)
         INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
         SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
     let next = "WITH taken AS (
           UPDATE shard_owner SET epoch = epoch + 1, owner_id = $4, owner_boot = $5, state = 'claimed', master_term = $6,
             updated_at = $7
-          WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6 RETURNING epoch)
+          WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6
+            AND state <> 'retired' RETURNING epoch)
         INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
         SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
     let step = Step::new(if claim.seen.is_some() { next } else { first })

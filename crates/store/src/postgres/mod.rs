@@ -10,13 +10,14 @@
 mod commit;
 mod connections;
 mod hold;
+mod numbers;
 mod read;
 mod shared;
 
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{
     ConnectOptions, Connection,
     migrate::Migrator,
@@ -25,8 +26,8 @@ use sqlx::{
 
 use self::connections::{Connections, SESSION};
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, OwnerRow, Result, RevokedToken,
-    SessionRow, StatusRow, Store, StoredEvent, UserRow, Versions,
+    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, Result,
+    RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
     address::{Address, Host, Invalid, Server},
 };
 
@@ -127,6 +128,34 @@ impl Store for PostgresStore {
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
         commit::claim(&self.writer, &claim).await
+    }
+
+    async fn numbers(&self) -> Result<Vec<NumberRow>> {
+        numbers::all(&self.reader).await
+    }
+
+    async fn add_number(&self, number: &NumberRow) -> Result<bool> {
+        numbers::add(&self.reader, number).await
+    }
+
+    async fn remove_number(&self, number: WaId) -> Result<bool> {
+        numbers::remove(&self.reader, number).await
+    }
+
+    async fn want_shards(&self, number: WaId, count: ShardCount) -> Result<bool> {
+        numbers::want(&self.reader, number, count).await
+    }
+
+    async fn set_layout(&self, number: WaId, from: Layout, to: Layout, master_term: i64) -> Result<bool> {
+        numbers::set_layout(&self.reader, number, from, to, master_term).await
+    }
+
+    async fn switch_shards(&self, switch: &Switch) -> Result<Option<Vec<Fence>>> {
+        numbers::switch(&self.writer, switch).await
+    }
+
+    async fn forget_retired(&self, before_ms: i64) -> Result<u64> {
+        numbers::forget_retired(&self.reader, before_ms).await
     }
 
     async fn commit(&self, fence: &Fence, batch: &Batch) -> Result<Committed> {

@@ -28,7 +28,7 @@ fn message(row: &Row) -> Option<MessageRow> {
 
 pub(super) async fn owners(reader: &Connections) -> Result<Vec<OwnerRow>> {
     let step = Step::new(
-        "SELECT number, shard, shard_count, epoch, owner_id, owner_boot FROM shard_owner ORDER BY number, shard_count, shard",
+        "SELECT number, shard, shard_count, epoch, owner_id, owner_boot, state FROM shard_owner ORDER BY number, shard_count, shard",
     );
     let rows = reader.query(step).await?;
     let decoded = rows.iter().filter_map(|row| {
@@ -39,6 +39,7 @@ pub(super) async fn owners(reader: &Connections) -> Result<Vec<OwnerRow>> {
             epoch: row.get(3),
             owner: row.get(4),
             boot: row.get(5),
+            state: row.get(6),
         })
     });
     Ok(decoded.collect())

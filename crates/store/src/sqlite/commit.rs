@@ -224,13 +224,17 @@ pub(super) async fn claim(writer: &SqlitePool, claim: &Claim<'_>) -> Result<Opti
 }
 
 async fn take(tx: &mut SqliteConnection, claim: &Claim<'_>) -> Db<Option<i64>> {
+    // Shards of two counts overlap where their fractions of the slots do.
     let first = "INSERT INTO shard_owner
            (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
-         VALUES (?1, ?2, ?3, 1, ?4, ?5, 'claimed', ?6, ?7)
+         SELECT ?1, ?2, ?3, 1 + coalesce(max(o.epoch), 0), ?4, ?5, 'claimed', ?6, ?7 FROM shard_owner o
+         WHERE o.number = ?1 AND o.shard * ?2 < (?3 + 1) * o.shard_count AND ?3 * o.shard_count < (o.shard + 1) * ?2
+         HAVING count(*) = count(CASE WHEN o.state = 'retired' THEN 1 END)
          ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch";
     let next = "UPDATE shard_owner SET epoch = epoch + 1, owner_id = ?4, owner_boot = ?5, state = 'claimed',
            master_term = ?6, updated_at = ?7
-         WHERE number = ?1 AND shard_count = ?2 AND shard = ?3 AND epoch = ?8 AND master_term <= ?6 RETURNING epoch";
+         WHERE number = ?1 AND shard_count = ?2 AND shard = ?3 AND epoch = ?8 AND master_term <= ?6
+           AND state <> 'retired' RETURNING epoch";
     let query = sqlx::query_scalar(if claim.seen.is_some() { next } else { first })
         .bind(claim.number.as_i64())
         .bind(i64::from(claim.count.get()))

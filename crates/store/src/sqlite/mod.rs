@@ -8,6 +8,7 @@
 
 mod commit;
 mod hold;
+mod numbers;
 mod read;
 mod shared;
 
@@ -19,7 +20,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use estafet_model::{BootId, Epoch, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{
     SqlitePool,
     migrate::Migrator,
@@ -27,8 +28,8 @@ use sqlx::{
 };
 
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, OwnerRow, Result, RevokedToken,
-    SessionRow, StatusRow, Store, StoredEvent, UserRow, Versions,
+    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, Result,
+    RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -144,6 +145,34 @@ impl Store for SqliteStore {
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
         commit::claim(&self.writer, &claim).await
+    }
+
+    async fn numbers(&self) -> Result<Vec<NumberRow>> {
+        numbers::all(&self.reader).await.map_err(error)
+    }
+
+    async fn add_number(&self, number: &NumberRow) -> Result<bool> {
+        numbers::add(&self.writer, number).await.map_err(error)
+    }
+
+    async fn remove_number(&self, number: WaId) -> Result<bool> {
+        numbers::remove(&self.writer, number).await.map_err(error)
+    }
+
+    async fn want_shards(&self, number: WaId, count: ShardCount) -> Result<bool> {
+        numbers::want(&self.writer, number, count).await.map_err(error)
+    }
+
+    async fn set_layout(&self, number: WaId, from: Layout, to: Layout, master_term: i64) -> Result<bool> {
+        numbers::set_layout(&self.writer, number, from, to, master_term).await.map_err(error)
+    }
+
+    async fn switch_shards(&self, switch: &Switch) -> Result<Option<Vec<Fence>>> {
+        numbers::switch(&self.writer, switch).await
+    }
+
+    async fn forget_retired(&self, before_ms: i64) -> Result<u64> {
+        numbers::forget_retired(&self.writer, before_ms).await.map_err(error)
     }
 
     async fn commit(&self, fence: &Fence, batch: &Batch) -> Result<Committed> {

@@ -39,13 +39,13 @@ fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
 }
 
 pub(super) async fn owners(reader: &SqlitePool) -> Db<Vec<OwnerRow>> {
-    let rows: Vec<(i64, i64, i64, i64, String, Vec<u8>)> = sqlx::query_as(
-        "SELECT number, shard, shard_count, epoch, owner_id, owner_boot FROM shard_owner ORDER BY number, shard_count, shard",
+    let rows: Vec<(i64, i64, i64, i64, String, Vec<u8>, String)> = sqlx::query_as(
+        "SELECT number, shard, shard_count, epoch, owner_id, owner_boot, state FROM shard_owner ORDER BY number, shard_count, shard",
     )
     .fetch_all(reader)
     .await?;
-    let decoded = rows.into_iter().filter_map(|(number, shard, count, epoch, owner, boot)| {
-        decode::owner(decode::Owner { number, shard, count, epoch, owner, boot: &boot })
+    let decoded = rows.into_iter().filter_map(|(number, shard, count, epoch, owner, boot, state)| {
+        decode::owner(decode::Owner { number, shard, count, epoch, owner, boot: &boot, state: &state })
     });
     Ok(decoded.collect())
 }

@@ -12,9 +12,12 @@ use crate::{
     decode::{self, storable},
 };
 
+/// A row, in the order of the columns.
+type Stored = (i64, Option<Vec<u8>>, i64, i64, String, i64, Option<i64>);
+
 pub(super) async fn all(reader: &Connections) -> Result<Vec<NumberRow>> {
     let sql = "SELECT number, host, created_at, wanted, phase, shard_count, next_count FROM business_number ORDER BY number";
-    let rows: Vec<(i64, Option<Vec<u8>>, i64, i64, String, i64, Option<i64>)> = reader.rows(sqlx::query_as(sql)).await?;
+    let rows: Vec<Stored> = reader.rows(sqlx::query_as(sql)).await?;
     let decoded = rows.into_iter().filter_map(|(number, host, created_at_ms, wanted, phase, count, next)| {
         let host = host.map(text);
         decode::number(decode::Number { number, host, created_at_ms, wanted, phase: &phase, count, next })

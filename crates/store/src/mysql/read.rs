@@ -116,9 +116,12 @@ async fn from_cursors(reader: &Connections, number: WaId, after: &[(Slot, Seq)])
     Ok(after.iter().map(|&(slot, seq)| (slot, seq.max(cursor(slot)))).collect())
 }
 
+/// An owner row, in the order of the columns.
+type Owner = (i64, i64, i64, i64, String, Vec<u8>, String);
+
 pub(super) async fn owners(reader: &Connections) -> Result<Vec<OwnerRow>> {
     let sql = "SELECT number, shard, shard_count, epoch, owner_id, owner_boot, state FROM shard_owner ORDER BY number, shard_count, shard";
-    let rows: Vec<(i64, i64, i64, i64, String, Vec<u8>, String)> = reader.rows(sqlx::query_as(sql)).await?;
+    let rows: Vec<Owner> = reader.rows(sqlx::query_as(sql)).await?;
     let decoded = rows.into_iter().filter_map(|(number, shard, count, epoch, owner, boot, state)| {
         decode::owner(decode::Owner { number, shard, count, epoch, owner, boot: &boot, state: &state })
     });

@@ -11,8 +11,11 @@ use crate::{
 
 type Db<T> = Result<T, sqlx::Error>;
 
+/// A row, in the order of the columns.
+type Stored = (i64, Option<String>, i64, i64, String, i64, Option<i64>);
+
 pub(super) async fn all(reader: &SqlitePool) -> Db<Vec<NumberRow>> {
-    let rows: Vec<(i64, Option<String>, i64, i64, String, i64, Option<i64>)> = sqlx::query_as(
+    let rows: Vec<Stored> = sqlx::query_as(
         "SELECT number, host, created_at, wanted, phase, shard_count, next_count FROM business_number ORDER BY number",
     )
     .fetch_all(reader)

@@ -38,8 +38,11 @@ fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
     rows.into_iter().filter_map(|m| decode::message((m.slot, m.seq), &m.id_key, m.recipient, m.accepted_at, m.body)).collect()
 }
 
+/// An owner row, in the order of the columns.
+type Owner = (i64, i64, i64, i64, String, Vec<u8>, String);
+
 pub(super) async fn owners(reader: &SqlitePool) -> Db<Vec<OwnerRow>> {
-    let rows: Vec<(i64, i64, i64, i64, String, Vec<u8>, String)> = sqlx::query_as(
+    let rows: Vec<Owner> = sqlx::query_as(
         "SELECT number, shard, shard_count, epoch, owner_id, owner_boot, state FROM shard_owner ORDER BY number, shard_count, shard",
     )
     .fetch_all(reader)

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Webapp(Box<WebappArgs>),
     /// Start the chat network on its own.
     Chatd(Box<ChatdArgs>),
+    /// Make certificates for the roles of a cluster (docs/tls.md).
+    Certs(crate::certs::CertsArgs),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.

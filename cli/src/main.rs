@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod certs;
 mod cluster;
 mod output;
 mod phone;
@@ -45,6 +46,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Coreapp(args) => cluster::coreapp(*args).await,
         Command::Webapp(args) => cluster::webapp(*args).await,
         Command::Chatd(args) => cluster::chatd(*args).await,
+        Command::Certs(args) => certs::run(args),
         Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,

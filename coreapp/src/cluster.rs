@@ -13,6 +13,7 @@ use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
 use estafet_proto::v1::{self, MasterOrder, NodeReport, Ownership, cluster_client::ClusterClient, master_order::Order};
 use estafet_runtime::{Backoff, Tasks};
 use estafet_store::Fence;
+use estafet_tls::{Role, Transport};
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
@@ -46,6 +47,8 @@ pub struct Membership {
     pub address: String,
     /// The masters, `host:port`.
     pub masters: Vec<String>,
+    /// How to reach them.
+    pub transport: Transport,
 }
 
 /// A node that reports to masters.
@@ -147,7 +150,8 @@ impl Cluster {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(DIAL)
             .keep_alive_timeout(DIAL);
-        let channel = endpoint.connect().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        let connecting = self.membership.transport.connect(&endpoint, Role::Master).await;
+        let channel = connecting.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         let (reports, stream) = mpsc::channel(REPORTS);
         let mut client = ClusterClient::new(channel);
         let mut changes = self.changed.subscribe();

@@ -11,6 +11,7 @@ use estafet_proto::v1::{
     self, OutcomeFrame, ReloadSettingsRequest, ReloadSettingsResponse, RequestFrame,
     data_server::{Data, DataServer},
 };
+use estafet_tls::{Peer, Role};
 use futures::Stream;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -32,6 +33,9 @@ const FRAME: usize = 512;
 const MAX_FRAME_BYTES: usize = 32 * 1024 * 1024;
 /// How often the states are told when nothing changes.
 const STATE_EVERY: Duration = Duration::from_secs(1);
+
+/// Who may call the data service.
+const CALLERS: [Role; 1] = [Role::Webapp];
 
 /// The data service of a node.
 pub fn service(node: Node) -> DataServer<DataService> {
@@ -57,6 +61,7 @@ impl Data for DataService {
     type ExchangeStream = Pin<Box<dyn Stream<Item = Result<OutcomeFrame, Status>> + Send>>;
 
     async fn exchange(&self, request: Request<Streaming<RequestFrame>>) -> Result<Response<Self::ExchangeStream>, Status> {
+        Peer::admit(&request, &CALLERS)?;
         let mut incoming = request.into_inner();
         let (outcome_sender, outcomes) = mpsc::channel(CREDITS as usize + 1);
         let (frame_sender, frames) = mpsc::channel(8);
@@ -80,12 +85,14 @@ impl Data for DataService {
     }
 
     async fn single(&self, request: Request<v1::Request>) -> Result<Response<v1::Outcome>, Status> {
+        Peer::admit(&request, &CALLERS)?;
         let (sender, outcome) = oneshot::channel();
         self.dispatch(request.into_inner(), Reply::Single(sender));
         outcome.await.map(Response::new).map_err(|_| Status::unavailable("the shard ended"))
     }
 
     async fn reload_settings(&self, request: Request<ReloadSettingsRequest>) -> Result<Response<ReloadSettingsResponse>, Status> {
+        Peer::admit(&request, &CALLERS)?;
         let ReloadSettingsRequest { number, version } = request.into_inner();
         let number =
             WaId::from_u64(number).map_err(|error| Status::invalid_argument(ApiError::invalid("number", error).to_string()))?;

@@ -3,7 +3,7 @@
 //! What cannot be read as a report ends the stream; nothing a peer sends can do more. Every master answers,
 //! leader or not, so that the map does not depend on an election.
 
-use std::{collections::HashMap, pin::Pin};
+use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
 use estafet_proto::v1::{
@@ -11,6 +11,7 @@ use estafet_proto::v1::{
     cluster_server::{Cluster, ClusterServer},
 };
 use estafet_runtime::Tasks;
+use estafet_tls::{Identity, Peer, Role};
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,19 +42,21 @@ impl Cluster for Service {
     type WatchMapStream = Answers<MapUpdate>;
 
     async fn attach(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<Self::AttachStream>, Status> {
+        let identity = Peer::admit(&request, &[Role::Coreapp])?;
         let (orders, stream) = mpsc::channel(ORDERS);
         let (handle, shutdown) = (self.handle.clone(), self.tasks.shutdown().clone());
         let reports = request.into_inner();
         self.tasks.spawn("reports", async move {
             tokio::select! {
-                () = listen(handle, reports, orders) => {}
+                () = listen(handle, identity, reports, orders) => {}
                 () = shutdown.cancelled() => {}
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn watch_map(&self, _: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
+    async fn watch_map(&self, request: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
+        Peer::admit(&request, &[Role::Webapp])?;
         let (updates, stream) = mpsc::channel(8);
         let (handle, shutdown) = (self.handle.clone(), self.tasks.shutdown().clone());
         self.tasks.spawn("map", async move {
@@ -65,21 +68,27 @@ impl Cluster for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<ClusterStatus>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<ClusterStatus>, Status> {
+        Peer::admit(&request, &Role::ALL)?;
         let (sender, answer) = oneshot::channel();
         self.handle.tell(Input::Asked(sender)).await;
         answer.await.map(Response::new).map_err(|_| Status::unavailable("the master is stopping"))
     }
 }
 
-/// Hears a node until its stream ends.
-async fn listen(handle: Handle, mut reports: Streaming<NodeReport>, orders: mpsc::Sender<Result<MasterOrder, Status>>) {
+/// Hears a node until its stream ends. One with a certificate speaks for the node it names only.
+async fn listen(
+    handle: Handle,
+    identity: Option<Arc<Identity>>,
+    mut reports: Streaming<NodeReport>,
+    orders: mpsc::Sender<Result<MasterOrder, Status>>,
+) {
     let mut attached = None;
     while let Ok(Some(report)) = reports.message().await {
-        let report = match read_report(report) {
+        let report = match read_report(report).and_then(|report| speaks_for_itself(report, identity.as_deref())) {
             Ok(report) => report,
             Err(status) => {
-                tracing::warn!(%status, "a report that cannot be read");
+                tracing::warn!(%status, "a report that is refused");
                 // The node may have left already.
                 let _ = orders.try_send(Err(status));
                 break;
@@ -113,6 +122,15 @@ async fn push_map(handle: Handle, updates: mpsc::Sender<Result<MapUpdate, Status
             changed = map.changed() => if changed.is_err() { return },
             () = updates.closed() => return,
         }
+    }
+}
+
+fn speaks_for_itself(report: Report, identity: Option<&Identity>) -> Result<Report, Status> {
+    match identity {
+        Some(identity) if identity.node() != report.node => {
+            Err(Status::permission_denied(format!("the certificate is for the node {}", identity.node())))
+        }
+        _ => Ok(report),
     }
 }
 

@@ -22,9 +22,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use estafet_model::{ShardCount, WaId};
 use estafet_runtime::{Backoff, Clock, Tasks};
 use estafet_store::SharedStore;
+use estafet_tls::{Role, Transport};
 use futures::FutureExt as _;
 use tokio::{net::TcpListener, sync::Notify};
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::{
     core::Event,
@@ -41,6 +41,8 @@ pub struct Config {
     pub prefix: String,
     /// Where other masters reach this one, `host:port`.
     pub address: String,
+    /// How to listen.
+    pub transport: Transport,
     /// The numbers to place, with their shard counts.
     pub numbers: BTreeMap<WaId, ShardCount>,
 }
@@ -53,7 +55,7 @@ pub fn start(listener: TcpListener, config: Config, store: SharedStore, clock: C
     let shutdown = tasks.shutdown().clone();
     let server = tonic::transport::Server::builder()
         .add_service(grpc::service(handle.clone(), tasks.clone()))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { shutdown.cancelled().await });
+        .serve_with_incoming_shutdown(config.transport.incoming(listener, tasks), async move { shutdown.cancelled().await });
     tasks.spawn("cluster service", async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "cluster service ended");
@@ -113,11 +115,17 @@ async fn lead(leadership: Leadership, handle: &Handle, resign: &Notify) {
     handle.happened(Event::Deposed).await;
 }
 
-/// What a master knows, asked over the network.
+/// What a master knows, asked over the network without TLS.
 pub async fn status(address: &str) -> Result<estafet_proto::v1::ClusterStatus, tonic::Status> {
+    status_over(&Transport::plain(), address).await
+}
+
+/// What a master knows, asked over the network.
+pub async fn status_over(transport: &Transport, address: &str) -> Result<estafet_proto::v1::ClusterStatus, tonic::Status> {
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
-    let channel = endpoint.connect_timeout(Duration::from_secs(1)).timeout(Duration::from_secs(2)).connect().await;
+    let endpoint = endpoint.connect_timeout(Duration::from_secs(1)).timeout(Duration::from_secs(2));
+    let channel = transport.connect(&endpoint, Role::Master).await;
     let channel = channel.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
     let mut client = estafet_proto::v1::cluster_client::ClusterClient::new(channel);
     Ok(client.status(estafet_proto::v1::StatusRequest {}).await?.into_inner())

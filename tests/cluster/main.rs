@@ -1,5 +1,7 @@
 //! What holds in a cluster of real processes when some of them die (**I1**-**I5**).
 
+mod roles;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use estafet_harness::{
@@ -54,7 +56,7 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deaths_a_handoff_and_a_hang_lose_double_and_reorder_nothing() -> anyhow::Result<()> {
-    let mut cluster = Cluster::options().sizes(2, 2, 1).phones(PHONES).start().await?;
+    let mut cluster = Cluster::options().sizes(2, 2, 1).phones(PHONES).encrypted().start().await?;
     until("every shard has an owner", async || cluster.is_owned().await).await?;
     let admin = cluster.login().await?.remove(0);
     let phones: Vec<String> = (0..PHONES).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use estafet_model::{Epoch, Owner, Shard, ShardCount, ShardMap, WaId};
 use estafet_proto::v1::{self, WatchMapRequest, cluster_client::ClusterClient};
 use estafet_runtime::{Backoff, Tasks};
+use estafet_tls::{Role, Transport};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
@@ -18,19 +19,19 @@ use crate::Connect;
 const DIAL: Duration = Duration::from_millis(500);
 
 /// Follows the maps of all masters.
-pub fn follow(masters: &[String], tasks: &Tasks) -> watch::Receiver<ShardMap> {
+pub fn follow(masters: &[String], transport: &Transport, tasks: &Tasks) -> watch::Receiver<ShardMap> {
     let (sender, map) = watch::channel(ShardMap::default());
     for master in masters {
-        tasks.spawn("map", follow_one(master.clone(), sender.clone(), tasks.clone()));
+        tasks.spawn("map", follow_one(master.clone(), transport.clone(), sender.clone(), tasks.clone()));
     }
     map
 }
 
-async fn follow_one(master: String, map: watch::Sender<ShardMap>, tasks: Tasks) {
+async fn follow_one(master: String, transport: Transport, map: watch::Sender<ShardMap>, tasks: Tasks) {
     let following = async {
         let mut backoff = Backoff::new(Duration::from_millis(20), DIAL);
         loop {
-            match watch_map(&master, &map).await {
+            match watch_map(&master, &transport, &map).await {
                 Ok(()) => backoff.reset(),
                 Err(status) => tracing::debug!(master, %status, "no map from this master"),
             }
@@ -43,9 +44,10 @@ async fn follow_one(master: String, map: watch::Sender<ShardMap>, tasks: Tasks) 
     }
 }
 
-async fn watch_map(master: &str, map: &watch::Sender<ShardMap>) -> Result<(), tonic::Status> {
+async fn watch_map(master: &str, transport: &Transport, map: &watch::Sender<ShardMap>) -> Result<(), tonic::Status> {
     let endpoint = endpoint(master).map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
-    let channel = endpoint.connect().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let connecting = transport.connect(&endpoint, Role::Master).await;
+    let channel = connecting.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
     let mut updates = ClusterClient::new(channel).watch_map(WatchMapRequest {}).await?.into_inner();
     while let Some(update) = updates.message().await? {
         map.send_if_modified(|map| merge(map, update.entries));
@@ -87,8 +89,8 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
 }
 
 /// Reaches coreapps at the addresses of the map.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tcp;
+#[derive(Clone, Debug)]
+pub struct Tcp(pub Transport);
 
 impl Connect for Tcp {
     fn channel(&self, address: &str) -> Channel {
@@ -96,7 +98,7 @@ impl Connect for Tcp {
             tracing::error!(address, %error, "the map has an address that is none");
             Endpoint::from_static("http://address.invalid")
         });
-        endpoint.connect_lazy()
+        self.0.connect_lazy(&endpoint, Role::Coreapp)
     }
 }
 

@@ -5,6 +5,20 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 use estafet_model::WaId;
 
+/// Certificates between the roles (docs/tls.md). Without them connections are plain text: for loopback.
+#[derive(Debug, Args)]
+pub(crate) struct TlsArgs {
+    /// Certificates of the authorities that other roles are from (PEM).
+    #[arg(long, env = "ESTAFET_TLS_CA", value_name = "FILE", requires_all = ["tls_cert", "tls_key"])]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Certificate of this process, intermediates behind it (PEM); read again when it changes.
+    #[arg(long, env = "ESTAFET_TLS_CERT", value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "ESTAFET_TLS_KEY", value_name = "FILE", requires_all = ["tls_ca", "tls_cert"])]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
 /// Options of `estafet master`.
 #[derive(Debug, Args)]
 pub(crate) struct MasterArgs {
@@ -23,6 +37,8 @@ pub(crate) struct MasterArgs {
     /// Message database: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Business numbers.
     #[arg(long, env = "ESTAFET_NUMBER", value_delimiter = ',', default_value = "15550000001")]
     pub(crate) number: Vec<WaId>,
@@ -49,6 +65,8 @@ pub(crate) struct CoreappArgs {
     /// Message database: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// The network (host:port, may be repeated for fallback).
     #[arg(long, env = "ESTAFET_NETWORK", value_delimiter = ',', required = true)]
     pub(crate) network: Vec<String>,
@@ -72,6 +90,8 @@ pub(crate) struct WebappArgs {
     /// Message database: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Business number.
     #[arg(long, env = "ESTAFET_NUMBER", default_value = "15550000001")]
     pub(crate) number: WaId,

@@ -12,13 +12,13 @@ use estafet_coreapp::cluster::{Cluster, Membership};
 use estafet_model::ShardCount;
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::SharedStore;
+use estafet_tls::{Files, Role, Transport};
 use estafet_upstream::chat::ChatUpstream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::args::Misconfigured;
-use args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs};
+use args::{ChatdArgs, CoreappArgs, MasterArgs, TlsArgs, WebappArgs};
 
 /// How long the tasks may take to end.
 const STOP: Duration = Duration::from_secs(5);
@@ -36,6 +36,7 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
     let config = estafet_master::Config {
         etcd: args.etcd,
         prefix: args.etcd_prefix,
+        transport: transport(&args.tls, Role::Master, None, Some(args.listen), &tasks)?,
         address: args.advertise.unwrap_or_else(|| bound.to_string()),
         numbers: args.number.into_iter().map(|number| (number, count)).collect(),
     };
@@ -50,6 +51,7 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
 pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
     let key = args.network_key.as_deref().map(read_key).transpose()?;
     let (boot, tasks) = (estafet_runtime::boot_id(), Tasks::new());
+    let transport = transport(&args.tls, Role::Coreapp, Some(&args.node), Some(args.listen), &tasks)?;
     let application = format!("coreapp/{}/{boot}", args.node);
     let store = open_store(&args.database_url, &application).await?;
     let (listener, bound) = bind(args.listen).await?;
@@ -66,14 +68,14 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
     let shutdown = tasks.shutdown().clone();
     let server = tonic::transport::Server::builder()
         .add_service(estafet_coreapp::grpc::service(node.clone()))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { shutdown.cancelled().await });
+        .serve_with_incoming_shutdown(transport.incoming(listener, &tasks), async move { shutdown.cancelled().await });
     tasks.spawn("data service", async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "data service ended");
         }
     });
-    let membership =
-        Membership { node: args.node, boot, address: args.advertise.unwrap_or_else(|| bound.to_string()), masters: args.master };
+    let address = args.advertise.unwrap_or_else(|| bound.to_string());
+    let membership = Membership { node: args.node, boot, address, masters: args.master, transport };
     let cluster = Cluster::join(membership, node.clone(), endings, &tasks);
     ready("coreapp", bound, &json!({ "boot": boot.to_string() }))?;
     let result = until_end(&tasks).await;
@@ -90,6 +92,7 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
 /// Runs a webapp until SIGTERM or SIGINT.
 pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     let tasks = Tasks::new();
+    let transport = transport(&args.tls, Role::Webapp, None, None, &tasks)?;
     let store = open_store(&args.database_url, "estafet-webapp").await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_webapp::Config {
@@ -106,8 +109,8 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         store,
         clock: Clock::system(),
         tasks: tasks.clone(),
-        map: estafet_webapp::cluster::follow(&args.master, &tasks),
-        connect: Arc::new(estafet_webapp::cluster::Tcp),
+        map: estafet_webapp::cluster::follow(&args.master, &transport, &tasks),
+        connect: Arc::new(estafet_webapp::cluster::Tcp(transport)),
         extra: None,
     };
     estafet_webapp::start(listener, config, deps).await?;
@@ -151,6 +154,26 @@ async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore>
     let store = estafet_store::open(url, application).await.context("message database (--database-url)")?;
     store.migrate().await.context("the schema of the message database could not be brought up to date")?;
     Ok(store)
+}
+
+/// How this process reaches other roles, and they it.
+fn transport(
+    args: &TlsArgs,
+    role: Role,
+    node: Option<&str>,
+    listen: Option<SocketAddr>,
+    tasks: &Tasks,
+) -> anyhow::Result<Transport> {
+    let (Some(ca), Some(cert), Some(key)) = (&args.tls_ca, &args.tls_cert, &args.tls_key) else {
+        if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback()) {
+            tracing::warn!(%listen, "plain text beyond loopback: anybody who reaches the port is obeyed, see --tls-cert");
+        }
+        return Ok(Transport::plain());
+    };
+    let files = Files { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
+    let transport = Transport::load(files, role, node, Clock::system()).context("--tls-ca, --tls-cert, --tls-key")?;
+    transport.follow(tasks);
+    Ok(transport)
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {

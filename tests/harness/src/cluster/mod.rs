@@ -6,6 +6,7 @@
 
 mod member;
 mod options;
+mod trust;
 
 pub use member::{Member, Role};
 pub use options::{Direct, Options, Roads};
@@ -18,6 +19,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use estafet_proto::v1::ClusterStatus;
+use estafet_tls::Transport;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -28,6 +30,7 @@ use crate::{
     ports::{free_address, free_port},
 };
 use member::Recipe;
+use trust::Trust;
 
 /// The admin's password.
 pub const ADMIN_PASSWORD: &str = crate::sandbox::ADMIN_PASSWORD;
@@ -46,6 +49,7 @@ pub struct Cluster {
     database_url: String,
     options: Options,
     binary: PathBuf,
+    trust: Option<Trust>,
     directory: PathBuf,
     _temporary: Option<TempDir>,
 }
@@ -67,9 +71,10 @@ impl Cluster {
             None => estafet_binary()?,
         };
         let (directory, temporary) = place(&options)?;
+        let trust = options.is_encrypted.then(|| Trust::new(directory.join("certificates"))).transpose()?;
         let (etcd, (postgres, database_url)) = tokio::try_join!(start_etcd(&options), start_database(&options, &directory))?;
         let mut cluster =
-            Self { members: Vec::new(), etcd, postgres, database_url, options, binary, directory, _temporary: temporary };
+            Self { members: Vec::new(), etcd, postgres, database_url, options, binary, trust, directory, _temporary: temporary };
         cluster.add(Role::Chatd).await?;
         for (role, count) in [
             (Role::Master, cluster.options.masters),
@@ -135,6 +140,9 @@ impl Cluster {
             }
             Role::Webapp => self.webapp_flags(name).await?,
         };
+        if let Some(trust) = &self.trust {
+            flags.extend(trust.flags(role, name)?);
+        }
         flags.extend(self.options.flags.iter().filter(|(of, _)| *of == role).map(|(_, flag)| flag.clone()));
         Ok(flags)
     }
@@ -240,11 +248,20 @@ impl Cluster {
         self.of(Role::Master).map(|master| master.address().to_string()).collect()
     }
 
+    /// A connection as this role and node would make it, with a certificate when the cluster has them.
+    pub fn transport(&self, role: estafet_tls::Role, node: &str) -> anyhow::Result<Transport> {
+        self.trust.as_ref().map_or_else(|| Ok(Transport::plain()), |trust| trust.transport(role, node))
+    }
+
+    fn looker(&self) -> Transport {
+        self.trust.as_ref().map_or_else(Transport::plain, Trust::operator)
+    }
+
     /// What the leader knows; if nobody leads, what some master that answers knows.
     pub async fn status(&self) -> anyhow::Result<ClusterStatus> {
         let mut any = None;
         for master in self.of(Role::Master) {
-            match estafet_master::status(&master.address().to_string()).await {
+            match estafet_master::status_over(&self.looker(), &master.address().to_string()).await {
                 Ok(status) if status.term > 0 => return Ok(status),
                 Ok(status) => any = Some(status),
                 Err(_) => {}
@@ -256,7 +273,7 @@ impl Cluster {
     /// Name of the master that leads.
     pub async fn leader(&self) -> anyhow::Result<String> {
         for master in self.of(Role::Master) {
-            let status = estafet_master::status(&master.address().to_string()).await;
+            let status = estafet_master::status_over(&self.looker(), &master.address().to_string()).await;
             if status.is_ok_and(|status| status.term > 0) {
                 return Ok(master.name().to_owned());
             }

@@ -45,6 +45,7 @@ pub struct Options {
     pub(super) flags: Vec<(Role, String)>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) roads: Arc<dyn Roads>,
+    pub(super) is_encrypted: bool,
 }
 
 impl Default for Options {
@@ -66,6 +67,7 @@ impl Default for Options {
             flags: Vec::new(),
             environment: Vec::new(),
             roads: Arc::new(Direct),
+            is_encrypted: false,
         }
     }
 }
@@ -160,6 +162,13 @@ impl Options {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives every role a certificate; they accept nobody without.
+    #[must_use]
+    pub fn encrypted(mut self) -> Self {
+        self.is_encrypted = true;
         self
     }
 

@@ -52,7 +52,8 @@ impl Sub for Cost {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        let difference = |after: Option<u64>, before: Option<u64>| Some(after?.saturating_sub(before?));
+        // A counter shows itself only once it has counted.
+        let difference = |after: Option<u64>, before: Option<u64>| Some(after?.saturating_sub(before.unwrap_or(0)));
         Self {
             sandbox_us: self.sandbox_us.saturating_sub(before.sandbox_us),
             database_us: self.database_us.saturating_sub(before.database_us),

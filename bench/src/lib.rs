@@ -7,8 +7,9 @@
 //!
 //! * [`options`]: the command line. [`rig`]: database, sandbox, account. [`load`]: the generator.
 //! * [`receiver`]: callbacks. [`cost`]: CPU, commits, log bytes. [`measure`]: one run. [`search`]: the highest rate.
-//! * [`report`]: table, JSON, Markdown.
+//! * [`report`]: table, JSON, Markdown. [`backlog`]: callbacks that waited.
 
+mod backlog;
 mod cost;
 mod load;
 mod measure;
@@ -18,18 +19,25 @@ mod report;
 mod rig;
 mod search;
 
-pub use options::{Args, Command, Database, Options};
+pub use options::{Args, Command, Database, Options, Task};
 
 use anyhow::{Context as _, ensure};
 use measure::Measurement;
 use report::Report;
 
-/// Measures, prints the report, and fails if a message was lost or doubled.
+/// Measures, prints the report, and fails if something was lost, doubled or out of order.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     estafet_runtime::install_crypto();
     let binary = std::env::current_exe().context("the path of this binary is unknown")?;
-    let options = args.command.options().clone();
-    let bench = measure::Bench::prepare(binary, args.command.clone()).await?;
+    match args.task {
+        Task::Load(command) => load(binary, command).await,
+        Task::Backlog(options) => backlog::run(&binary, &options).await,
+    }
+}
+
+async fn load(binary: std::path::PathBuf, command: Command) -> anyhow::Result<()> {
+    let options = command.options().clone();
+    let bench = measure::Bench::prepare(binary, command.clone()).await?;
     let mut runs = Vec::new();
     let mut rates = Vec::new();
     for variant in options.variants() {
@@ -45,7 +53,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             runs.push(bench.measure(*variant, *rate).await?);
         }
     }
-    let report = Report::new(&args.command, bench.machine(), runs);
+    let report = Report::new(&command, bench.machine(), runs);
     report.publish(&options)?;
     let wrong: Vec<&Measurement> = report.runs.iter().filter(|run| !run.balances()).collect();
     ensure!(wrong.is_empty(), "{} runs lost or doubled messages; the report says which", wrong.len());

@@ -230,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_answers_nothing_useful_is_all_refusals() {
-        let receiver = crate::receiver::Receiver::start().await.unwrap();
+        let receiver = crate::receiver::Receiver::start(crate::receiver::Statuses::default()).await.unwrap();
         let address = receiver.url().trim_start_matches("http://").trim_end_matches("/callbacks").parse().unwrap();
         let plan = Plan {
             address,

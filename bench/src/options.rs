@@ -12,10 +12,20 @@ use crate::measure::Variant;
 pub struct Args {
     /// What is measured.
     #[command(subcommand)]
-    pub command: Command,
+    pub task: Task,
 }
 
 /// What is measured.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Task {
+    /// Messages as a caller sends them.
+    #[command(flatten)]
+    Load(Command),
+    /// Callbacks that waited for a receiver that was down: rate, order and memory while they drain.
+    Backlog(crate::backlog::Options),
+}
+
+/// What a load is of.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Accepting messages: checked, stored durably, answered. They are not sent on.
@@ -135,7 +145,8 @@ mod tests {
     }
 
     fn options(line: &str) -> Options {
-        Cli::try_parse_from(line.split(' ')).unwrap().args.command.options().clone()
+        let Task::Load(command) = Cli::try_parse_from(line.split(' ')).unwrap().args.task else { panic!("{line}") };
+        command.options().clone()
     }
 
     #[test]

@@ -50,19 +50,32 @@ pub(crate) struct Received {
     pub(crate) failed: u64,
 }
 
+/// What receives the bodies of callbacks and answers them.
+pub(crate) trait Take: Send + Sync + 'static {
+    /// Takes one; the status to answer.
+    fn take(&self, body: &[u8]) -> StatusCode;
+}
+
+/// The statuses of messages.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Statuses {
     state: Mutex<State>,
     completed: watch::Sender<usize>,
 }
 
-impl Shared {
+impl Default for Statuses {
+    fn default() -> Self {
+        Self { state: Mutex::default(), completed: watch::Sender::new(0) }
+    }
+}
+
+impl Statuses {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, body: &[u8]) {
+    fn count(&self, body: &[u8]) {
         let mut completed = 0;
         let mut state = self.state();
         state.posts += 1;
@@ -97,19 +110,26 @@ impl Shared {
     }
 }
 
+impl Take for Statuses {
+    fn take(&self, body: &[u8]) -> StatusCode {
+        self.count(body);
+        StatusCode::OK
+    }
+}
+
 /// A running receiver.
 #[derive(Debug)]
-pub(crate) struct Receiver {
-    shared: Arc<Shared>,
+pub(crate) struct Receiver<T> {
+    shared: Arc<T>,
     address: SocketAddr,
     tasks: Tasks,
 }
 
-impl Receiver {
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+impl<T: Take> Receiver<T> {
+    pub(crate) async fn start(taker: T) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { state: Mutex::default(), completed: watch::Sender::new(0) });
+        let shared = Arc::new(taker);
         let tasks = Tasks::new();
         tasks.spawn("bench receiver", accept(listener, shared.clone(), tasks.clone()));
         Ok(Self { shared, address, tasks })
@@ -119,6 +139,13 @@ impl Receiver {
         format!("http://{}/callbacks", self.address)
     }
 
+    /// What takes the callbacks.
+    pub(crate) fn taker(&self) -> Arc<T> {
+        self.shared.clone()
+    }
+}
+
+impl Receiver<Statuses> {
     /// Messages of which all statuses arrived.
     pub(crate) fn completed(&self) -> usize {
         *self.shared.completed.borrow()
@@ -139,13 +166,13 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
+impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.tasks.shutdown().cancel();
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
+async fn accept(listener: TcpListener, shared: Arc<impl Take>, tasks: Tasks) {
     let shutdown = tasks.shutdown().clone();
     loop {
         let stream = tokio::select! {
@@ -166,17 +193,16 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: TcpStream, shared: Arc<impl Take>) {
     // Only delays small answers if it fails.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = shared.clone();
         async move {
-            if let Ok(body) = request.into_body().collect().await {
-                shared.take(&body.to_bytes());
-            }
             let mut answer = Response::new(Empty::<Bytes>::new());
-            *answer.status_mut() = StatusCode::OK;
+            if let Ok(body) = request.into_body().collect().await {
+                *answer.status_mut() = shared.take(&body.to_bytes());
+            }
             Ok::<_, Infallible>(answer)
         }
     });
@@ -216,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_message_is_complete_with_its_third_status_and_repeats_are_counted() {
-        let shared = Shared { state: Mutex::default(), completed: watch::Sender::new(0) };
+        let shared = Statuses::default();
         for status in ["sent", "delivered", "delivered", "read"] {
             let body = format!(r#"{{"statuses":[{{"id":"gBEGa","recipient_id":"1","status":"{status}"}}]}}"#);
             shared.take(body.as_bytes());

@@ -11,7 +11,7 @@ use crate::{
     measure::Variant,
     options::{Command, Database},
     progress,
-    receiver::Receiver,
+    receiver::{Receiver, Statuses},
 };
 
 /// Number of the first phone of a sandbox.
@@ -46,7 +46,7 @@ impl Server {
 pub(crate) struct Rig {
     pub(crate) sandbox: Sandbox,
     pub(crate) api: Api,
-    pub(crate) receiver: Option<Receiver>,
+    pub(crate) receiver: Option<Receiver<Statuses>>,
     pub(crate) phones: Vec<String>,
     // Removed after the sandbox: fields are dropped in this order.
     _data: TempDir,
@@ -78,7 +78,7 @@ impl Rig {
         }
         let mut receiver = None;
         if command.is_cycle() {
-            let started = Receiver::start().await?;
+            let started = Receiver::start(Statuses::default()).await?;
             flags = flags.webhook(&started.url());
             receiver = Some(started);
         } else {

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
+use estafet_model::settings::WebhookSettings;
+use estafet_runtime::Clock;
 use estafet_store::EventRef;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use reqwest::{Client, StatusCode, header, redirect::Policy};
+use reqwest::{Certificate, Client, StatusCode, header, redirect::Policy};
 use tokio::sync::{mpsc, watch};
+use url::Url;
 
-use crate::{Config, core::lanes::Post, settings::Versioned};
+use crate::{Config, core::lanes::Post, settings::Versioned, signing::Signer};
 
 /// What became of a post.
 #[derive(Clone, Debug)]
@@ -36,42 +39,79 @@ pub enum Failure {
     NotConfigured,
 }
 
-/// Why the poster could not be made.
-#[derive(Debug, thiserror::Error)]
-#[error("callback client: {0}")]
-pub struct Error(#[from] reqwest::Error);
-
 /// Posts callbacks of one shard.
 #[derive(Clone, Debug)]
 pub struct Poster {
-    client: Client,
+    clock: Clock,
     timeout: Duration,
     accept_2xx: bool,
 }
 
+/// Where and how callbacks go: made once for each change of the settings.
+#[derive(Clone)]
+struct Target {
+    /// `None`: no certificates can be trusted, so no connection is made.
+    client: Option<Client>,
+    url: Option<Url>,
+    ca: Option<String>,
+    signer: Signer,
+}
+
+impl Target {
+    /// The target of these settings. The connections of the one before are kept unless other certificates count.
+    fn new(settings: &WebhookSettings, before: Option<Self>) -> Self {
+        let client = match before {
+            Some(before) if before.ca == settings.ca && before.client.is_some() => before.client,
+            _ => client(settings.ca.as_deref())
+                .inspect_err(|error| tracing::error!(%error, "callbacks wait: their client could not be made"))
+                .ok(),
+        };
+        // What was stored was checked before; what is no URL all the same is treated as none.
+        let url = settings.url.as_deref().and_then(|url| Url::parse(url).ok());
+        Self { client, url, ca: settings.ca.clone(), signer: Signer::new(settings) }
+    }
+}
+
+/// A client with a connection pool of its own. It checks certificates against those of the system and `ca`; TLS 1.2
+/// is the oldest version it speaks.
+fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
+    let mut builder = Client::builder()
+        .redirect(Policy::none())
+        .no_proxy()
+        .user_agent(concat!("estafet/", env!("CARGO_PKG_VERSION")))
+        .pool_max_idle_per_host(32)
+        .tcp_nodelay(true)
+        .tls_version_min(reqwest::tls::Version::TLS_1_2)
+        .connect_timeout(Duration::from_secs(5));
+    if let Some(ca) = ca {
+        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(ca.as_bytes())?);
+    }
+    builder.build()
+}
+
 impl Poster {
-    /// A poster with a connection pool of its own.
-    pub fn new(config: &Config) -> Result<Self, Error> {
-        let client = Client::builder()
-            .redirect(Policy::none())
-            .no_proxy()
-            .user_agent(concat!("estafet/", env!("CARGO_PKG_VERSION")))
-            .pool_max_idle_per_host(32)
-            .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(5))
-            .build()?;
-        Ok(Self { client, timeout: Duration::from_millis(config.callback_timeout_ms), accept_2xx: config.accept_2xx })
+    /// A poster for the callbacks of one shard.
+    pub fn new(config: &Config, clock: Clock) -> Self {
+        Self { clock, timeout: Duration::from_millis(config.callback_timeout_ms), accept_2xx: config.accept_2xx }
     }
 
     /// Posts what arrives, concurrently, until the sender of posts is gone.
-    pub async fn run(self, mut posts: mpsc::Receiver<Post>, results: mpsc::Sender<Posted>, settings: watch::Receiver<Versioned>) {
+    pub async fn run(
+        self,
+        mut posts: mpsc::Receiver<Post>,
+        results: mpsc::Sender<Posted>,
+        mut settings: watch::Receiver<Versioned>,
+    ) {
+        let mut target = Target::new(&settings.borrow_and_update().settings.webhooks, None);
         let mut open = FuturesUnordered::new();
         loop {
             tokio::select! {
                 post = posts.recv() => {
                     let Some(post) = post else { return };
-                    let url = settings.borrow().settings.webhooks.url.clone();
-                    open.push(self.post(post, url));
+                    if settings.has_changed().unwrap_or(false) {
+                        target = Target::new(&settings.borrow_and_update().settings.webhooks, Some(target));
+                    }
+                    open.push(self.post(post, target.clone()));
                 }
                 Some(posted) = open.next(), if !open.is_empty() => {
                     if results.send(posted).await.is_err() {
@@ -82,18 +122,20 @@ impl Poster {
         }
     }
 
-    async fn post(&self, post: Post, url: Option<String>) -> Posted {
-        let event = post.event;
-        let result = match url {
-            Some(url) => self.send(&url, post).await,
-            None => Err(Failure::NotConfigured),
-        };
-        Posted { event, result }
+    async fn post(&self, post: Post, target: Target) -> Posted {
+        Posted { event: post.event, result: self.send(post, target).await }
     }
 
-    async fn send(&self, url: &str, post: Post) -> Result<(), Failure> {
-        let request =
-            self.client.post(url).timeout(self.timeout).header(header::CONTENT_TYPE, "application/json").body(post.body);
+    async fn send(&self, post: Post, target: Target) -> Result<(), Failure> {
+        let url = target.url.ok_or(Failure::NotConfigured)?;
+        let client = target.client.ok_or_else(|| Failure::Connection("the certificates cannot be used".to_owned()))?;
+        let signatures = target.signer.headers(post.event, self.clock.now_ms(), &post.body);
+        let request = client
+            .post(url)
+            .timeout(self.timeout)
+            .header(header::CONTENT_TYPE, "application/json")
+            .headers(signatures)
+            .body(post.body);
         let response = request.send().await.map_err(|error| failure(&error))?;
         let status = response.status();
         let taken = if self.accept_2xx { status.is_success() } else { status == StatusCode::OK };

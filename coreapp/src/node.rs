@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
-    callbacks::{self, Poster},
+    callbacks::Poster,
     core::life::Reason,
     request::{Action, Reply, ShardRequest, not_owner, overloaded},
     settings::LiveSettings,
@@ -61,9 +61,6 @@ pub enum Error {
     /// The number's settings.
     #[error("settings cannot be read")]
     Settings(#[source] estafet_store::Error),
-    /// The callback client.
-    #[error(transparent)]
-    Callbacks(#[from] callbacks::Error),
 }
 
 /// A handle to the coreapp of this process.
@@ -111,7 +108,7 @@ impl Node {
         let (condition_sender, conditions) = mpsc::channel(8);
         let drain = CancellationToken::new();
         let receiver = settings.subscribe();
-        let poster = Poster::new(&self.context.config)?;
+        let poster = Poster::new(&self.context.config, self.context.clock.clone());
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
         let channels = Channels { requests, posts: post_sender, posted, settings: receiver, conditions, drain: drain.clone() };
         let runner = Runner::new(self.context.clone(), fence, keys, channels);

@@ -11,4 +11,5 @@ mod templates;
 mod text;
 mod types;
 mod vectors;
+mod webhook_trust;
 mod world;

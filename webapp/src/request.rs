@@ -13,6 +13,11 @@ use http_body_util::BodyExt as _;
 /// Reads the body of a JSON endpoint.
 pub(crate) async fn json_body(headers: &HeaderMap, body: Body, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
     check_content(headers)?;
+    any_body(headers, body, limit, time).await
+}
+
+/// Reads a body of any type.
+pub(crate) async fn any_body(headers: &HeaderMap, body: Body, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));

@@ -49,9 +49,21 @@ impl SettingsService {
         Ok(())
     }
 
+    /// Sets or removes the certificates that callbacks trust beside the system's.
+    pub(crate) async fn set_webhook_ca(&self, pem: Option<&str>) -> Result<(), ApiError> {
+        let changed = |current: &Settings| {
+            let mut next = current.clone();
+            next.webhooks.ca = pem.map(str::to_owned);
+            Ok(next)
+        };
+        let version = self.write(changed).await?;
+        self.router.reload_settings(version).await;
+        Ok(())
+    }
+
     /// Back to the defaults.
     pub(crate) async fn reset(&self) -> Result<(), ApiError> {
-        let version = self.write(|_| Ok(Settings::default())).await?;
+        let version = self.write(|current| Ok(current.reset())).await?;
         self.router.reload_settings(version).await;
         Ok(())
     }

@@ -1,10 +1,13 @@
 //! The application settings of a number (spec/settings.md §1): the typed model here, changes to it
-//! in [`patch`], the rules for callback URLs in [`webhook_url`].
+//! in [`patch`], the rules for callback URLs in [`webhook_url`], texts nobody reads back in [`secret`].
 
 pub mod patch;
+pub mod secret;
 pub mod webhook_url;
 
 use serde::{Deserialize, Serialize};
+
+use secret::Secret;
 
 /// Everything `/v1/settings/application` holds. The JSON form is the one of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,15 @@ pub struct WebhookSettings {
     pub max_concurrent_requests: u32,
     /// Switches per status.
     pub message: MessageSwitches,
+    /// Extension: signs callbacks with `X-Hub-Signature-256`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_secret: Option<Secret>,
+    /// Extension: signs callbacks with the headers of Standard Webhooks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_secret: Option<Secret>,
+    /// Certificates trusted beside the system's, PEM. Not a member of the API: `/v1/certificates/webhooks/ca` changes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
 }
 
 /// `webhooks.message.*`
@@ -114,6 +126,15 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The defaults a reset goes back to. The certificates stay: they have a path of their own.
+    #[must_use]
+    pub fn reset(&self) -> Self {
+        let webhooks = WebhookSettings { ca: self.webhooks.ca.clone(), ..WebhookSettings::default() };
+        Self { webhooks, ..Self::default() }
+    }
+}
+
 impl Default for MediaSettings {
     fn default() -> Self {
         Self { auto_download: ["image", "video", "voice", "sticker", "audio", "document"].map(str::to_owned).to_vec() }
@@ -122,7 +143,14 @@ impl Default for MediaSettings {
 
 impl Default for WebhookSettings {
     fn default() -> Self {
-        Self { url: None, max_concurrent_requests: 6, message: MessageSwitches::default() }
+        Self {
+            url: None,
+            max_concurrent_requests: 6,
+            message: MessageSwitches::default(),
+            app_secret: None,
+            signing_secret: None,
+            ca: None,
+        }
     }
 }
 

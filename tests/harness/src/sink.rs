@@ -18,13 +18,22 @@ use axum::{
     extract::State,
     http::{HeaderMap, Method, StatusCode, Uri, header::LOCATION},
     response::{IntoResponse as _, Response},
+    serve::Listener,
 };
 use estafet_runtime::Tasks;
 use serde_json::Value;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
     time::{Instant, timeout_at},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+    server::TlsStream,
 };
 
 /// The path callbacks are sent to; other paths are recorded too.
@@ -154,6 +163,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Sink {
     shared: Arc<Shared>,
+    scheme: &'static str,
     address: SocketAddr,
     serving: Option<Tasks>,
 }
@@ -162,14 +172,30 @@ impl Sink {
     /// Starts one on a free port of loopback that answers 200.
     pub async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let record = Record { arrivals: Vec::new(), scripts: Vec::new(), otherwise: StatusCode::OK.as_u16() };
-        let shared = Arc::new(Shared { record: Mutex::new(record), count: watch::Sender::new(0) });
-        let mut sink = Self { shared, address: listener.local_addr()?, serving: None };
+        let mut sink = Self::recording(listener.local_addr()?);
         sink.serve(listener);
         Ok(sink)
     }
 
-    fn serve(&mut self, listener: TcpListener) {
+    /// Starts one that speaks TLS, with a certificate chain and its key, both PEM.
+    pub async fn start_tls(chain: &[u8], key: &[u8]) -> anyhow::Result<Self> {
+        estafet_runtime::install_crypto();
+        let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>()?;
+        let config =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?;
+        let listener = TlsListener { tcp: TcpListener::bind(("127.0.0.1", 0)).await?, tls: TlsAcceptor::from(Arc::new(config)) };
+        let mut sink = Self { scheme: "https", ..Self::recording(listener.tcp.local_addr()?) };
+        sink.serve(listener);
+        Ok(sink)
+    }
+
+    fn recording(address: SocketAddr) -> Self {
+        let record = Record { arrivals: Vec::new(), scripts: Vec::new(), otherwise: StatusCode::OK.as_u16() };
+        let shared = Arc::new(Shared { record: Mutex::new(record), count: watch::Sender::new(0) });
+        Self { shared, scheme: "http", address, serving: None }
+    }
+
+    fn serve(&mut self, listener: impl Listener<Addr = SocketAddr>) {
         let tasks = Tasks::new();
         let shutdown = tasks.shutdown().clone();
         let router = Router::new().fallback(receive).with_state(self.shared.clone());
@@ -182,7 +208,7 @@ impl Sink {
 
     /// Where callbacks are to be sent.
     pub fn url(&self) -> String {
-        format!("http://{}{PATH}", self.address)
+        format!("{}://{}{PATH}", self.scheme, self.address)
     }
 
     /// Its socket.
@@ -259,6 +285,30 @@ impl Sink {
     /// Waits for the first callback that `fits`.
     pub async fn wait_for_one(&self, fits: impl Fn(&Arrival) -> bool) -> anyhow::Result<Arrival> {
         self.wait_until(crate::PATIENCE, |arrivals| arrivals.iter().find(|arrival| fits(arrival)).cloned()).await
+    }
+}
+
+/// Accepts TLS connections; those that fail the handshake are dropped.
+struct TlsListener {
+    tcp: TcpListener,
+    tls: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (stream, address) = Listener::accept(&mut self.tcp).await;
+            if let Ok(stream) = self.tls.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
     }
 }
 

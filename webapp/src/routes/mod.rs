@@ -1,6 +1,7 @@
 //! The table of the API: path, method, who may call it, which rate it draws from, handler. One
 //! file a resource; extract, validate, route, render (spec/auth-and-users.md §6).
 
+mod certificates;
 mod contacts;
 mod health;
 mod login;
@@ -56,6 +57,13 @@ impl Call {
         request::json_body(&self.parts.headers, body, limits.body_bytes, Duration::from_millis(limits.body_timeout_ms)).await
     }
 
+    /// The body of an endpoint that takes plain text, whatever type it is said to have.
+    pub(crate) async fn text(&mut self, app: &App) -> Result<Bytes, ApiError> {
+        let limits = &app.config.limits;
+        let body = std::mem::replace(&mut self.body, Body::empty());
+        request::any_body(&self.parts.headers, body, limits.body_bytes, Duration::from_millis(limits.body_timeout_ms)).await
+    }
+
     /// The body of an endpoint that works without one: `None` if there is none, whatever its type.
     pub(crate) async fn optional_json(&mut self, app: &App) -> Result<Option<Bytes>, ApiError> {
         if hyper::body::Body::is_end_stream(&self.body) {
@@ -104,6 +112,15 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
                 (M::PATCH, Admin, Others, handler(settings::change)),
                 (M::PUT, Admin, Others, handler(settings::change)),
                 (M::DELETE, Admin, Others, handler(settings::reset)),
+            ],
+        ),
+        (
+            "/v1/certificates/webhooks/ca",
+            vec![
+                (M::GET, Admin, Others, handler(certificates::read)),
+                (M::POST, Admin, Others, handler(certificates::write)),
+                (M::PUT, Admin, Others, handler(certificates::write)),
+                (M::DELETE, Admin, Others, handler(certificates::remove)),
             ],
         ),
         ("/metrics", vec![(M::GET, open_metrics, Free, handler(health::metrics))]),

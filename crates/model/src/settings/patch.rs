@@ -7,7 +7,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Settings, webhook_url};
+use super::{
+    Settings,
+    secret::{MASK, Secret},
+    webhook_url,
+};
 use crate::{ApiError, Code, WaId};
 
 /// What a deployment allows.
@@ -91,8 +95,33 @@ fn webhooks(next: &mut Settings, value: &Value, policy: Policy) -> Result<(), Ap
                 next.webhooks.max_concurrent_requests = wanted as u32;
             }
             "message" => switches(next, value, policy)?,
+            "app_secret" => secret(&mut next.webhooks.app_secret, "webhooks.app_secret", value, Secret::app, APP_SECRET)?,
+            "signing_secret" => {
+                secret(&mut next.webhooks.signing_secret, "webhooks.signing_secret", value, Secret::standard, SIGNING_SECRET)?;
+            }
             _ => unknown(&format!("webhooks.{name}"), policy)?,
         }
+    }
+    Ok(())
+}
+
+const APP_SECRET: &str = "must be 16 to 256 visible ASCII characters, or empty";
+const SIGNING_SECRET: &str = "must be whsec_ and the base64 of 24 to 64 bytes, or empty";
+
+/// Sets, clears or, when it is only the mask that `GET` showed, leaves a secret.
+fn secret(
+    next: &mut Option<Secret>,
+    path: &str,
+    value: &Value,
+    read: impl Fn(&str) -> Option<Secret>,
+    rule: &str,
+) -> Result<(), ApiError> {
+    match value {
+        Value::Null => *next = None,
+        Value::String(text) if text.is_empty() => *next = None,
+        Value::String(text) if text == MASK => {}
+        Value::String(text) => *next = Some(read(text).ok_or_else(|| ApiError::invalid(path, rule))?),
+        _ => return Err(ApiError::invalid(path, rule)),
     }
     Ok(())
 }
@@ -221,6 +250,12 @@ pub fn render(settings: &Settings, registered: Option<WaId>) -> Value {
     let mut shown = serde_json::to_value(settings).unwrap_or_default();
     shown["sent_status"] = json!(settings.webhooks.message.sent);
     shown["db_garbagecollector_enable"] = json!(settings.garbagecollector_enable.messages);
+    if let Some(webhooks) = shown["webhooks"].as_object_mut() {
+        webhooks.remove("ca");
+        for name in ["app_secret", "signing_secret"] {
+            webhooks.entry(name).and_modify(|secret| *secret = json!(MASK));
+        }
+    }
     if let Some(number) = registered {
         shown["wa_id"] = json!(number);
     }
@@ -253,6 +288,25 @@ mod tests {
     }
 
     #[test]
+    fn secrets_and_certificates_are_never_shown_and_the_mask_changes_nothing() {
+        const STANDARD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let change = json!({"webhooks": {"app_secret": "0123456789abcdef", "signing_secret": STANDARD, "ca": "not a member"}});
+        let mut set = patched(change).unwrap();
+        assert_eq!(set.webhooks.ca, None);
+        set.webhooks.ca = Some("PEM".to_owned());
+        let shown = render(&set, None);
+        assert_eq!((&shown["webhooks"]["app_secret"], &shown["webhooks"]["signing_secret"]), (&json!(MASK), &json!(MASK)));
+        assert!(shown["webhooks"].get("ca").is_none());
+        assert!(render(&Settings::default(), None)["webhooks"].get("app_secret").is_none());
+        let again = apply(&set, json!({"webhooks": shown["webhooks"].clone()}).as_object().unwrap(), Policy::default());
+        assert_eq!(again.unwrap(), set);
+        let cleared = json!({"webhooks": {"app_secret": "", "signing_secret": null}});
+        let cleared = apply(&set, cleared.as_object().unwrap(), Policy::default()).unwrap().webhooks;
+        assert_eq!((cleared.app_secret, cleared.signing_secret, cleared.ca), (None, None, Some("PEM".to_owned())));
+        assert_eq!(set.reset().webhooks.ca, Some("PEM".to_owned()));
+    }
+
+    #[test]
     fn wrong_values_are_refused_with_their_path() {
         for (change, path) in [
             (json!({"callback_backoff_delay_ms": 0}), "callback_backoff_delay_ms"),
@@ -273,6 +327,8 @@ mod tests {
             (json!({"webhooks": "https://a.example"}), "webhooks"),
             (json!({"webhooks": {"url": 5}}), "webhooks.url"),
             (json!({"webhooks": {"url": "http://a.example"}}), "webhooks.url"),
+            (json!({"webhooks": {"app_secret": "short"}}), "webhooks.app_secret"),
+            (json!({"webhooks": {"signing_secret": "0123456789abcdef"}}), "webhooks.signing_secret"),
             (json!({"webhooks": {"max_concurrent_requests": 7}}), "webhooks.max_concurrent_requests"),
             (json!({"webhooks": {"message": {"sent": 1}}}), "webhooks.message.sent"),
             (json!({"garbagecollector_enable": true}), "garbagecollector_enable"),

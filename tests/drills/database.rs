@@ -1,8 +1,8 @@
 //! The database throws everybody out, again and again under load: no wrong 2xx, nothing lost (**I3**, **I9**, F47).
 
-use estafet_harness::{Postgres, Sandbox};
+use estafet_harness::{Postgres, Sandbox, Traffic};
 
-use crate::{drill::survives, load::Traffic};
+use crate::drill::survives;
 
 /// How often every session is ended.
 const CUTS: usize = 10;

@@ -1,14 +1,9 @@
 //! One drill: a sandbox under load, a fault, and the verdict.
 
-use anyhow::ensure;
-use estafet_harness::{Ledger, Sandbox, Sink, sandbox};
+use anyhow::{bail, ensure};
+use estafet_harness::{Sandbox, Sink, Traffic, sandbox, verdict};
 use futures::future::join_all;
 use serde_json::json;
-
-use crate::{
-    load::Traffic,
-    verdict::{audit_is_clean, check},
-};
 
 /// Runs `fault` while `phones` phones (15550001001 on) are written to and write, then checks that nothing was
 /// lost, doubled or reordered. `fault` ends when the server works again; returns how many messages were accepted.
@@ -32,18 +27,22 @@ pub(crate) async fn survives(
         traffic.end();
         result
     };
-    let flows = join_all(phones.iter().map(|phone| traffic.flow(&admin, phone)));
+    let flows = join_all(phones.iter().map(|phone| traffic.flow(&admin, &admin, phone)));
     let (faulted, flows) = tokio::join!(faulting, flows);
     faulted?;
 
-    let (mut ledger, mut written) = (Ledger::new(), Vec::new());
-    for (sent, received) in flows {
-        ledger.merge(sent);
-        written.extend(received);
-    }
-    ensure!(traffic.inbound() == written.len() && !written.is_empty(), "no phone wrote anything");
-    check(&ledger, &written, &phones, &admin, &sink).await?;
+    let written: usize = flows.iter().map(|sent| sent.written.len()).sum();
+    ensure!(traffic.inbound() == written && written > 0, "no phone wrote anything");
+    let accepted = verdict::check(flows, &admin, &sink).await?;
     sandbox.terminate().await?;
     audit_is_clean(&sandbox)?;
-    Ok(ledger.ids().count())
+    Ok(accepted)
+}
+
+/// The network saw no two owners and no stale epoch (**I1**, **I2**).
+fn audit_is_clean(sandbox: &Sandbox) -> anyhow::Result<()> {
+    match estafet_chatd::audit::check(&sandbox.chatd_audit()?) {
+        Ok(_) => Ok(()),
+        Err(violations) => bail!("the network's audit log shows violations (I1, I2): {violations:#?}"),
+    }
 }

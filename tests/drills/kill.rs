@@ -1,9 +1,9 @@
 //! SIGKILL of everything but the database's disk, again and again under load (**I3**-**I6**).
 
 use anyhow::{Context as _, ensure};
-use estafet_harness::{Postgres, Sandbox, sandbox};
+use estafet_harness::{Postgres, Sandbox, Traffic, sandbox};
 
-use crate::{drill::survives, load::Traffic};
+use crate::drill::survives;
 
 /// Lives that end with a SIGKILL.
 const KILLS: usize = 20;

@@ -4,5 +4,3 @@
 mod database;
 mod drill;
 mod kill;
-mod load;
-mod verdict;

@@ -5,6 +5,7 @@
 //! * [`sink`]: a receiver of callbacks with scripted answers. [`raw`]: bytes on a socket, well-formed or not.
 //! * [`ledger`]: what was accepted against what phones and the receiver saw (**I3**-**I6**).
 //! * [`proxy`]: stands between two processes and does to their connections what networks do.
+//! * [`load`]: senders that go on through faults. [`verdict`]: what must hold afterwards.
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
 //!
 //! Everything listens on a port of its own on loopback and lives in a temporary directory. Nothing here sleeps:
@@ -15,6 +16,7 @@ pub mod cluster;
 pub mod environment;
 pub mod etcd;
 pub mod ledger;
+pub mod load;
 pub mod ports;
 pub mod postgres;
 pub mod process;
@@ -23,11 +25,13 @@ pub mod raw;
 pub mod sandbox;
 pub mod sink;
 pub mod vectors;
+pub mod verdict;
 
 pub use client::{Answer, Api, Message};
 pub use cluster::Cluster;
 pub use etcd::Etcd;
 pub use ledger::Ledger;
+pub use load::Traffic;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use sandbox::Sandbox;

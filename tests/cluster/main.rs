@@ -1,6 +1,8 @@
 //! What holds in a cluster of real processes when some of them die (**I1**-**I5**).
 
+mod faults;
 mod roles;
+mod stage;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

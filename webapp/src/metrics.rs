@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use estafet_model::ShardMap;
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, UpDownCounter},
+    metrics::{Counter, Gauge, Histogram, UpDownCounter},
 };
 
 /// Instruments of the webapp.
@@ -14,6 +15,7 @@ pub(crate) struct Metrics {
     held: UpDownCounter<i64>,
     connections: UpDownCounter<i64>,
     fallback_policies: Counter<u64>,
+    map_epochs: Gauge<u64>,
 }
 
 impl Metrics {
@@ -32,7 +34,16 @@ impl Metrics {
                 .u64_counter("webapp_template_fallback_policies")
                 .with_description("Template messages with the policy `fallback`, sent as `deterministic`")
                 .build(),
+            map_epochs: meter
+                .u64_gauge("webapp_map_epochs")
+                .with_description("Sum of the epochs of the shard map; all webapps tell the same unless one is behind (I12)")
+                .build(),
         }
+    }
+
+    /// The shard map is this now. Epochs only grow and each has one owner, so equal sums are equal maps once nothing moves.
+    pub(crate) fn map(&self, map: &ShardMap) {
+        self.map_epochs.record(map.iter().map(|(_, owner)| u64::from(owner.epoch.get())).sum(), &[]);
     }
 
     /// A request was answered.

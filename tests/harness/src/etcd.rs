@@ -5,9 +5,12 @@ use std::{process::Command, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use futures::future::try_join_all;
 use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
+    Api,
     ports::free_port,
     process::{Announces, Process},
 };
@@ -138,6 +141,13 @@ impl Etcd {
         self.process.is_running()
     }
 
+    /// Whether it leads the others.
+    pub async fn leads(&self) -> anyhow::Result<bool> {
+        let status = Api::anonymous(self.url())?.call(Method::POST, "/v3/maintenance/status", Some(&json!({}))).await?;
+        let id = status.text_at("/header/member_id").with_context(|| format!("no member in {}", status.text))?;
+        Ok(status.text_at("/leader") == Some(id))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         self.process.signal(signal)
@@ -185,6 +195,8 @@ mod tests {
     async fn a_member_of_three_comes_back_after_a_kill() {
         let timing = (Duration::from_millis(50), Duration::from_millis(500));
         let mut members = Etcd::options().members(3).timing(timing.0, timing.1).start().await.unwrap();
+        let leaders = futures::future::try_join_all(members.iter().map(Etcd::leads)).await.unwrap();
+        assert_eq!(leaders.iter().filter(|leads| **leads).count(), 1);
         members[1].kill();
         assert!(!members[1].is_running());
         members[1].restart().await.unwrap();

@@ -5,6 +5,7 @@
 //! * [`sink`]: a receiver of callbacks with scripted answers. [`raw`]: bytes on a socket, well-formed or not.
 //! * [`ledger`]: what was accepted against what phones and the receiver saw (**I3**-**I6**).
 //! * [`proxy`]: stands between two processes and does to their connections what networks do.
+//!   [`roads`]: one between any two processes of a cluster.
 //! * [`load`]: senders that go on through faults. [`verdict`]: what must hold afterwards.
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
 //!
@@ -22,6 +23,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod roads;
 pub mod sandbox;
 pub mod sink;
 pub mod vectors;
@@ -34,6 +36,7 @@ pub use ledger::Ledger;
 pub use load::Traffic;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
+pub use roads::FaultyRoads;
 pub use sandbox::Sandbox;
 pub use sink::Sink;
 

@@ -201,6 +201,7 @@ impl Router {
     fn follow(&self) {
         let (ours, all): (HashSet<String>, HashSet<String>) = {
             let map = self.around.map.borrow();
+            self.metrics.map(&map);
             (
                 map.owners(self.number).map(|owner| owner.address.clone()).collect(),
                 map.iter().map(|(_, owner)| owner.address.clone()).collect(),

@@ -215,6 +215,12 @@ impl Cluster {
         self.postgres.as_mut()
     }
 
+    /// Runs one statement in the message database, if it is the cluster's own; rows are lines, columns separated
+    /// by `|`.
+    pub async fn sql(&self, statement: &str) -> anyhow::Result<String> {
+        self.postgres.as_ref().context("the database is not the cluster's")?.query("cluster", statement).await
+    }
+
     /// URL of the message database.
     pub fn database(&self) -> &str {
         &self.database_url

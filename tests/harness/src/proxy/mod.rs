@@ -38,7 +38,7 @@ const UNANSWERED: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a proxy has carried since it was started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections that were made.
     pub connections: u64,
@@ -46,6 +46,16 @@ pub struct Counts {
     pub bytes: u64,
     /// Bits flipped, both ways.
     pub flipped: u64,
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            connections: sum.connections + one.connections,
+            bytes: sum.bytes + one.bytes,
+            flipped: sum.flipped + one.flipped,
+        })
+    }
 }
 
 /// A running proxy; it ends, and resets what it carries, when dropped.

@@ -6,7 +6,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use estafet_model::WaId;
 
-use crate::cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs};
+use crate::{
+    cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs},
+    local_cluster::ClusterArgs,
+};
 
 /// A self-hosted server with the On-Premises API.
 #[derive(Debug, Parser)]
@@ -37,7 +40,11 @@ pub(crate) enum Command {
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.
     Template(TemplateArgs),
-    /// Show shards, owners, epochs, backlog and connections of a sandbox.
+    /// Start a whole cluster on this machine: etcd, PostgreSQL, the network, 2 masters, 3 coreapps, 2 webapps.
+    Cluster(Box<ClusterArgs>),
+    /// Do failovers on purpose, under load, and print a verdict.
+    Drill(estafet_drill::Args),
+    /// Show shards, owners, epochs, backlog and connections of a sandbox or, with --masters, of a cluster.
     Status(StatusArgs),
     /// Measure: accept rate and full cycles, with and without batching.
     Bench(estafet_bench::Args),
@@ -139,6 +146,9 @@ pub(crate) struct Target {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) target: Target,
+    /// Masters of a cluster (host:port); the leader is asked, or whichever answers.
+    #[arg(long, env = "ESTAFET_MASTERS", value_delimiter = ',')]
+    pub(crate) masters: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,6 +4,8 @@ mod api;
 mod args;
 mod certs;
 mod cluster;
+mod drill;
+mod local_cluster;
 mod output;
 mod phone;
 mod sandbox;
@@ -50,6 +52,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Cluster(args) => local_cluster::run(*args).await,
+        Command::Drill(args) => drill::run(args).await,
         Command::Bench(args) => estafet_bench::run(args).await,
         Command::Completions { shell } => {
             args::completions(shell);

@@ -6,11 +6,19 @@ use serde_json::Value;
 
 use crate::{api::Api, args::StatusArgs, output::line};
 
+mod cluster;
+
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.target.url)?;
     loop {
-        let status = api.get("/sandbox/status").await?;
-        line(&if args.json { status.to_string() } else { table(&status) })?;
+        let text = if args.masters.is_empty() {
+            let status = api.get("/sandbox/status").await?;
+            if args.json { status.to_string() } else { table(&status) }
+        } else {
+            let status = cluster::ask(&args.masters).await?;
+            if args.json { status.to_string() } else { cluster::table(&status) }
+        };
+        line(&text)?;
         if !args.watch {
             return Ok(());
         }

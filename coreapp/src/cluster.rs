@@ -191,6 +191,8 @@ impl Cluster {
             draining: duties.is_draining(),
             holdings: duties.holdings(&running).into_iter().map(holding).collect(),
             endings: duties.endings().map(ending).collect(),
+            states: self.node.state().snapshot(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 

@@ -53,7 +53,21 @@ pub(crate) enum Input {
         boot: BootId,
         orders: Orders,
     },
+    /// What a node says for people; nothing is decided by it.
+    Said {
+        node: NodeName,
+        boot: BootId,
+        word: Word,
+    },
     Asked(oneshot::Sender<v1::ClusterStatus>),
+}
+
+/// What a node says of itself for people who ask.
+#[derive(Debug, Default)]
+pub(crate) struct Word {
+    pub(crate) version: String,
+    /// Connection and backlog of its shards.
+    pub(crate) states: Vec<v1::NumberState>,
 }
 
 /// The way to the driver.
@@ -93,6 +107,7 @@ pub(crate) struct Driver {
     handle: Handle,
     inputs: mpsc::Receiver<Input>,
     links: HashMap<NodeName, (BootId, Orders)>,
+    words: HashMap<NodeName, Word>,
     map: watch::Sender<Arc<Vec<MapEntry>>>,
     resign: Arc<Notify>,
 }
@@ -117,6 +132,7 @@ impl Driver {
             handle: handle.clone(),
             inputs,
             links: HashMap::new(),
+            words: HashMap::new(),
             map,
             resign,
         };
@@ -152,6 +168,12 @@ impl Driver {
                     tracing::info!(node, %boot, "the stream of a coreapp ended");
                     self.links.remove(&node);
                     self.step(Event::StreamBroke { node, boot });
+                }
+            }
+            // A process that has a successor is not quoted, nor is a stranger.
+            Input::Said { node, boot, word } => {
+                if self.core.membership().iter().any(|(known, member)| *known == node && member.boot == boot) {
+                    self.words.insert(node, word);
                 }
             }
             // Whoever asked may have left.
@@ -257,11 +279,13 @@ impl Driver {
             health: health(member.health).into(),
             draining: member.draining,
             holdings: u32::try_from(member.holdings.len()).unwrap_or(u32::MAX),
+            version: self.words.get(node).map(|word| word.version.clone()).unwrap_or_default(),
         });
         v1::ClusterStatus {
             term: self.core.term().unwrap_or_default(),
             nodes: nodes.collect(),
             shards: self.core.map().map(wire_entry).collect(),
+            states: self.words.values().flat_map(|word| word.states.iter().copied()).collect(),
         }
     }
 }

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     core::{Ending, Event, Holding, MapEntry, Report, placement::ShardKey},
-    driver::{Handle, Input, ORDERS, wire_entry},
+    driver::{Handle, Input, ORDERS, Word, wire_entry},
 };
 
 /// Longest report: every shard of some hundred numbers.
@@ -84,7 +84,8 @@ async fn listen(
     orders: mpsc::Sender<Result<MasterOrder, Status>>,
 ) {
     let mut attached = None;
-    while let Ok(Some(report)) = reports.message().await {
+    while let Ok(Some(mut report)) = reports.message().await {
+        let word = Word { version: std::mem::take(&mut report.version), states: std::mem::take(&mut report.states) };
         let report = match read_report(report).and_then(|report| speaks_for_itself(report, identity.as_deref())) {
             Ok(report) => report,
             Err(status) => {
@@ -99,7 +100,9 @@ async fn listen(
             handle.tell(Input::Attached { node: node.clone(), boot, orders: orders.clone() }).await;
             attached = Some((node, boot));
         }
+        let (node, boot) = (report.node.clone(), report.boot);
         handle.happened(Event::Heard(report)).await;
+        handle.tell(Input::Said { node, boot, word }).await;
     }
     if let Some((node, boot)) = attached {
         handle.tell(Input::Detached { node, boot, orders }).await;

@@ -1,6 +1,6 @@
 //! An etcd of its own: members in temporary directories, on ports they keep, gone when dropped.
 
-use std::{process::Command, time::Duration};
+use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use futures::future::try_join_all;
@@ -24,6 +24,7 @@ const PORT_TRIES: u32 = 5;
 pub struct Options {
     members: usize,
     fsync: bool,
+    own_group: bool,
     heartbeat: Duration,
     election: Duration,
 }
@@ -31,7 +32,13 @@ pub struct Options {
 impl Default for Options {
     /// One member that elects itself at once and does not wait for the disk.
     fn default() -> Self {
-        Self { members: 1, fsync: false, heartbeat: Duration::from_millis(20), election: Duration::from_millis(100) }
+        Self {
+            members: 1,
+            fsync: false,
+            own_group: false,
+            heartbeat: Duration::from_millis(20),
+            election: Duration::from_millis(100),
+        }
     }
 }
 
@@ -47,6 +54,13 @@ impl Options {
     #[must_use]
     pub fn fsync(mut self, on: bool) -> Self {
         self.fsync = on;
+        self
+    }
+
+    /// Takes it out of the terminal's group, so that Ctrl-C does not reach it.
+    #[must_use]
+    pub fn own_group(mut self, on: bool) -> Self {
+        self.own_group = on;
         self
     }
 
@@ -169,6 +183,9 @@ impl Etcd {
 async fn spawn(options: &Options, place: &Place, cluster: &str, directory: &TempDir) -> anyhow::Result<Process> {
     let mut command = Command::new("etcd");
     command.args(["--name", &place.name]);
+    if options.own_group {
+        command.process_group(0);
+    }
     if !options.fsync {
         command.arg("--unsafe-no-fsync");
     }

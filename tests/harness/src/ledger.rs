@@ -190,11 +190,18 @@ impl Ledger {
     /// Compares with what reached the receiver: each of `statuses` of each accepted message, at least once;
     /// first attempts in the order of sending for each status, and in the order of `statuses` for each message.
     pub fn compare_callbacks(&self, arrivals: &[Arrival], statuses: &[&str]) -> Vec<Difference> {
+        self.compare_reports(arrivals.iter().flat_map(|arrival| arrival.statuses().map(|status| (arrival.n, status))), statuses)
+    }
+
+    /// The same for a receiver that keeps less: the position of each callback with an `(id, status)` it reported.
+    pub fn compare_reports<'a>(
+        &self,
+        reports: impl IntoIterator<Item = (usize, (&'a str, &'a str))>,
+        statuses: &[&str],
+    ) -> Vec<Difference> {
         let mut first: HashMap<(&str, &str), usize> = HashMap::new();
-        for arrival in arrivals {
-            for reported in arrival.statuses() {
-                first.entry(reported).or_insert(arrival.n);
-            }
+        for (n, reported) in reports {
+            first.entry(reported).or_insert(n);
         }
         let mut differences = Vec::new();
         for (recipient, tries) in &self.tries {

@@ -45,6 +45,7 @@ pub struct Postgres {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     fsync: bool,
+    own_group: bool,
     within: Option<PathBuf>,
     directory: Option<PathBuf>,
 }
@@ -54,6 +55,13 @@ impl Options {
     #[must_use]
     pub fn fsync(mut self, on: bool) -> Self {
         self.fsync = on;
+        self
+    }
+
+    /// Takes it out of the terminal's group, so that Ctrl-C does not reach it.
+    #[must_use]
+    pub fn own_group(mut self, on: bool) -> Self {
+        self.own_group = on;
         self
     }
 
@@ -120,6 +128,9 @@ impl Options {
         let on_off = |on| if on { "on" } else { "off" };
         let mut command = as_user(Command::new(binaries.join("postgres")), user, directory);
         command.arg("-D").arg(directory.join("data")).arg("-k").arg(directory);
+        if self.own_group {
+            command.process_group(0);
+        }
         command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
         for setting in [
             format!("fsync={}", on_off(self.fsync)),

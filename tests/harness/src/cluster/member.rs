@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
@@ -52,6 +53,7 @@ pub(super) struct Recipe {
     pub(super) flags: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) log: PathBuf,
+    pub(super) own_group: bool,
 }
 
 impl Recipe {
@@ -59,6 +61,9 @@ impl Recipe {
         let mut command = Command::new(&self.binary);
         command.arg(self.role.command()).arg("--listen").arg(self.listen.to_string()).args(&self.flags);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.own_group {
+            command.process_group(0);
+        }
         let ready = |line: &str| serde_json::from_str::<Value>(line).ok().filter(|line| line["ready"] == true);
         Process::start(&self.name, command, &self.log, Announces::OnStdout, ready, READY).await
     }

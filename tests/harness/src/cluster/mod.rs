@@ -101,7 +101,8 @@ impl Cluster {
             let flags = self.flags(role, &name, listen).await?;
             let log = self.directory.join(format!("{name}.log"));
             let (binary, environment) = (self.binary.clone(), self.options.environment.clone());
-            let recipe = Recipe { name: name.clone(), role, listen, binary, flags, environment, log };
+            let own_group = self.options.own_group;
+            let recipe = Recipe { name: name.clone(), role, listen, binary, flags, environment, log, own_group };
             match Member::start(recipe).await {
                 Ok(member) => {
                     self.members.push(member);
@@ -376,7 +377,7 @@ fn place(options: &Options) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
 }
 
 async fn start_etcd(options: &Options) -> anyhow::Result<Vec<Etcd>> {
-    let mut etcd = etcd::Options::default().members(options.etcd_members).fsync(options.fsync);
+    let mut etcd = etcd::Options::default().members(options.etcd_members).fsync(options.fsync).own_group(options.own_group);
     let calm = (options.etcd_members > 1 || options.fsync).then_some(CALM);
     if let Some((heartbeat, election)) = options.etcd_timing.or(calm) {
         etcd = etcd.timing(heartbeat, election);
@@ -391,7 +392,7 @@ async fn start_database(options: &Options, directory: &Path) -> anyhow::Result<(
     if let Some(url) = &options.database_url {
         return Ok((None, url.clone()));
     }
-    let mut postgres = Postgres::options().fsync(options.fsync);
+    let mut postgres = Postgres::options().fsync(options.fsync).own_group(options.own_group);
     if options.data_dir.is_some() {
         postgres = postgres.directory(directory.join("postgres"));
     }

@@ -36,6 +36,7 @@ pub struct Options {
     pub(super) etcd_members: usize,
     pub(super) etcd_timing: Option<(Duration, Duration)>,
     pub(super) fsync: bool,
+    pub(super) own_group: bool,
     pub(super) database_url: Option<String>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) numbers: Vec<String>,
@@ -58,6 +59,7 @@ impl Default for Options {
             etcd_members: 1,
             etcd_timing: None,
             fsync: false,
+            own_group: false,
             database_url: None,
             data_dir: None,
             numbers: vec!["15550000001".to_owned()],
@@ -106,6 +108,13 @@ impl Options {
     #[must_use]
     pub fn fsync(mut self, on: bool) -> Self {
         self.fsync = on;
+        self
+    }
+
+    /// Takes the children out of the terminal's group, so that Ctrl-C reaches the caller alone, who ends them in order.
+    #[must_use]
+    pub fn own_group(mut self, on: bool) -> Self {
+        self.own_group = on;
         self
     }
 

@@ -1,0 +1,290 @@
+//! The command line of `estafet drill`, and the drills there are.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::core::verdict::Bound;
+
+/// Arguments of `estafet drill`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Show the drills and what each promises.
+    List,
+    /// Run drills under load, check the ledgers, and print a verdict.
+    Run(Box<Options>),
+}
+
+/// How drills are run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The drills; `all` runs every one.
+    #[arg(required = true, value_enum)]
+    pub drills: Vec<Choice>,
+    /// Messages a second over all shards, probes among them. More are sent when the probes alone are more.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: u32,
+    /// How often each fault is done, within one cluster.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub repeat: u32,
+    /// Milliseconds between two probes of a shard.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub probe_ms: u64,
+    /// Shards of the number: a power of two.
+    #[arg(long, default_value_t = 8)]
+    pub shards: u32,
+    /// Seconds that etcd is away in `etcd-away`.
+    #[arg(long, default_value_t = 600)]
+    pub etcd_away_secs: u64,
+    /// Write a JSON report to this file.
+    #[arg(long)]
+    pub report: Option<PathBuf>,
+    /// Start a cluster of its own for each drill: 2 masters, 3 coreapps, 2 webapps, etcd, PostgreSQL with fsync.
+    /// This is the default when no --webapp is given.
+    #[arg(long, conflicts_with = "webapp")]
+    pub local: bool,
+    /// Do not wait for the disk in the cluster of its own (figures are worth nothing then).
+    #[arg(long)]
+    pub no_fsync: bool,
+    /// Base URLs of the webapps of a running cluster.
+    #[arg(long, value_delimiter = ',', requires_all = ["masters", "phones_url"])]
+    pub webapp: Vec<String>,
+    /// Masters of the running cluster (host:port).
+    #[arg(long, value_delimiter = ',')]
+    pub masters: Vec<String>,
+    /// Where the phones' control interface of its network answers.
+    #[arg(long)]
+    pub phones_url: Option<String>,
+    /// Password of `admin`.
+    #[arg(long, env = "ESTAFET_ADMIN_PASSWORD", hide_env_values = true)]
+    pub admin_password: Option<String>,
+    /// Audit log of its network, if it can be read from here.
+    #[arg(long)]
+    pub audit: Option<PathBuf>,
+    /// Where the drill receives callbacks of the running cluster; without it callbacks are not checked.
+    #[arg(long)]
+    pub sink: Option<SocketAddr>,
+    /// What does something to the running cluster: VERB=COMMAND, may be repeated (docs/drills.md). `{node}` in the
+    /// command becomes the name of the node.
+    #[arg(long, value_name = "VERB=COMMAND")]
+    pub hook: Vec<Hook>,
+}
+
+impl Options {
+    /// The drills, each once.
+    pub fn chosen(&self) -> Vec<Drill> {
+        let all = self.drills.contains(&Choice::All);
+        Drill::ALL.into_iter().filter(|drill| all || self.drills.contains(&Choice::One(*drill))).collect()
+    }
+
+    /// Time between two probes of a shard.
+    pub fn probe(&self) -> Duration {
+        Duration::from_millis(self.probe_ms)
+    }
+
+    /// Messages a second beside the probes: what the rate leaves, and never less than a fifth of it, so that full
+    /// cycles with receipts and callbacks are always among the traffic.
+    pub fn load(&self) -> u32 {
+        let probes = u64::from(self.shards) * 1000 / self.probe_ms.max(1);
+        let left = self.rate.saturating_sub(u32::try_from(probes).unwrap_or(u32::MAX));
+        left.max(self.rate / 5).max(1)
+    }
+}
+
+/// A command that does something to a running cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// What it does: `kill`, `hang`, `wake`, `drain`, `restore` ...
+    pub verb: String,
+    /// Given to `sh -c`.
+    pub command: String,
+}
+
+impl FromStr for Hook {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (verb, command) = text.split_once('=').ok_or("VERB=COMMAND")?;
+        Ok(Self { verb: verb.to_owned(), command: command.to_owned() })
+    }
+}
+
+/// A drill, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Every drill.
+    All,
+    /// This one.
+    One(Drill),
+}
+
+impl ValueEnum for Choice {
+    fn value_variants<'a>() -> &'a [Self] {
+        const CHOICES: &[Choice] = &[
+            Choice::All,
+            Choice::One(Drill::KillOwner),
+            Choice::One(Drill::HangOwner),
+            Choice::One(Drill::PartitionOwner),
+            Choice::One(Drill::Drain),
+            Choice::One(Drill::KillMaster),
+            Choice::One(Drill::HangMaster),
+            Choice::One(Drill::KillEtcdLeader),
+            Choice::One(Drill::KillTrio),
+            Choice::One(Drill::EtcdAway),
+            Choice::One(Drill::RestartDb),
+        ];
+        CHOICES
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(match self {
+            Self::All => "all",
+            Self::One(drill) => drill.name(),
+        }))
+    }
+}
+
+/// A failover done on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Drill {
+    /// The coreapp with the most shards is killed.
+    KillOwner,
+    /// It stops in the middle of what it does, and wakes after it was overtaken.
+    HangOwner,
+    /// It is cut off from everybody, and comes back after it was overtaken.
+    PartitionOwner,
+    /// It is asked to end.
+    Drain,
+    /// The leading master is killed.
+    KillMaster,
+    /// The leading master stops in the middle of what it does, and wakes.
+    HangMaster,
+    /// The leader of etcd is killed.
+    KillEtcdLeader,
+    /// The leading master, the coreapp with the most shards and the leader of etcd are killed at once.
+    KillTrio,
+    /// All of etcd is gone for a while.
+    EtcdAway,
+    /// The database throws everybody out and starts again.
+    RestartDb,
+}
+
+impl Drill {
+    /// Every drill.
+    pub const ALL: [Self; 10] = [
+        Self::KillOwner,
+        Self::HangOwner,
+        Self::PartitionOwner,
+        Self::Drain,
+        Self::KillMaster,
+        Self::HangMaster,
+        Self::KillEtcdLeader,
+        Self::KillTrio,
+        Self::EtcdAway,
+        Self::RestartDb,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KillOwner => "kill-owner",
+            Self::HangOwner => "hang-owner",
+            Self::PartitionOwner => "partition-owner",
+            Self::Drain => "drain",
+            Self::KillMaster => "kill-master",
+            Self::HangMaster => "hang-master",
+            Self::KillEtcdLeader => "kill-etcd-leader",
+            Self::KillTrio => "kill-trio",
+            Self::EtcdAway => "etcd-away",
+            Self::RestartDb => "restart-db",
+        }
+    }
+
+    /// What happens, and what is promised, in a line.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::KillOwner => "kill -9 of the coreapp with the most shards: gap p50 <= 250 ms, p99 <= 500 ms",
+            Self::HangOwner => "SIGSTOP of that coreapp until it was overtaken: gap p99 <= 1.5 s, nothing accepted when it wakes",
+            Self::PartitionOwner => "that coreapp cut off from everybody: gap p99 <= 1.5 s, nothing accepted when it is back",
+            Self::Drain => "SIGTERM to that coreapp: gap p99 <= 100 ms, no request fails",
+            Self::KillMaster => "kill -9 of the leading master: no gap, new leader <= 1 s, no request fails",
+            Self::HangMaster => "SIGSTOP of the leading master: no gap, new leader <= 3 s, no request fails",
+            Self::KillEtcdLeader => "kill -9 of the leader of an etcd of three: no gap, no request fails, no shard moves",
+            Self::KillTrio => "leading master, owner and leader of etcd killed at once: gap <= 4 s",
+            Self::EtcdAway => "all of etcd gone for --etcd-away-secs: no request fails, no shard moves",
+            Self::RestartDb => "the database restarted: every shard accepts within 1 s after it takes connections",
+        }
+    }
+
+    /// What it promises beside the ledgers.
+    pub fn bounds(self) -> Vec<Bound> {
+        let ms = Duration::from_millis;
+        match self {
+            Self::KillOwner => vec![Bound::GapP50(ms(250)), Bound::GapP99(ms(500))],
+            Self::HangOwner | Self::PartitionOwner => vec![Bound::GapP99(ms(1500))],
+            Self::Drain => vec![Bound::GapP99(ms(100)), Bound::NoFailures],
+            Self::KillMaster => vec![Bound::GapAsUndisturbed, Bound::Leader(ms(1000)), Bound::NoFailures],
+            Self::HangMaster => vec![Bound::GapAsUndisturbed, Bound::Leader(ms(3000)), Bound::NoFailures],
+            Self::KillEtcdLeader => vec![Bound::GapAsUndisturbed, Bound::NoFailures, Bound::NoMoves],
+            Self::KillTrio => vec![Bound::GapP99(ms(4000))],
+            Self::EtcdAway => vec![Bound::NoFailures, Bound::NoMoves],
+            Self::RestartDb => vec![Bound::Recovered(ms(1000))],
+        }
+    }
+
+    /// Members of etcd in a cluster of its own.
+    pub(crate) fn etcd_members(self) -> usize {
+        if matches!(self, Self::KillEtcdLeader | Self::KillTrio) { 3 } else { 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn options(line: &[&str]) -> Options {
+        match Line::try_parse_from([&["drill", "run"], line].concat()).unwrap().args.command {
+            Command::Run(options) => *options,
+            Command::List => panic!("not a run"),
+        }
+    }
+
+    #[test]
+    fn every_drill_can_be_chosen_by_its_name_and_all_are_all() {
+        assert_eq!(options(&["all"]).chosen(), Drill::ALL);
+        for drill in Drill::ALL {
+            assert_eq!(options(&[drill.name()]).chosen(), [drill]);
+        }
+        assert_eq!(options(&["drain", "kill-owner", "drain"]).chosen(), [Drill::KillOwner, Drill::Drain]);
+    }
+
+    #[test]
+    fn probes_count_into_the_rate_and_full_cycles_are_always_there() {
+        assert_eq!(options(&["all", "--rate", "500", "--probe-ms", "50"]).load(), 500 - 160);
+        assert_eq!(options(&["all", "--rate", "500", "--probe-ms", "5"]).load(), 100);
+    }
+
+    #[test]
+    fn a_hook_is_a_verb_and_a_command_that_may_hold_an_equals_sign() {
+        let hook = options(&["drain", "--hook", "kill=kubectl delete pod --grace-period=0 {node}"]).hook.remove(0);
+        assert_eq!((hook.verb.as_str(), hook.command.as_str()), ("kill", "kubectl delete pod --grace-period=0 {node}"));
+    }
+}

@@ -1,0 +1,269 @@
+//! The cluster a drill is done to: one of its own, or a running one through the operator's hooks.
+//!
+//! What is asked (who leads, who owns) goes to the masters over the network in both cases; only what is done differs.
+
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc};
+
+use anyhow::{Context as _, bail, ensure};
+use estafet_harness::{
+    Api, Cluster,
+    cluster::{ADMIN_PASSWORD, Role},
+};
+use estafet_proto::v1::{ClusterStatus, NodeHealth};
+use futures::future::try_join_all;
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::{
+    options::{Drill, Hook, Options},
+    roads::Proxied,
+};
+
+/// Phones for each shard of a cluster of its own; twice what is needed, since a hash spreads them.
+const PHONES_PER_SHARD: u32 = 40;
+
+/// Something that is done to a part of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Kill,
+    Hang,
+    Wake,
+    Drain,
+    Cut,
+    Join,
+    /// Brings a coreapp or master back, or another in its place.
+    Restore,
+    KillEtcdLeader,
+    StopEtcd,
+    StartEtcd,
+    /// Returns when the database takes connections again.
+    RestartDatabase,
+}
+
+impl Verb {
+    /// Its name in `--hook`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Hang => "hang",
+            Self::Wake => "wake",
+            Self::Drain => "drain",
+            Self::Cut => "cut",
+            Self::Join => "join",
+            Self::Restore => "restore",
+            Self::KillEtcdLeader => "kill-etcd-leader",
+            Self::StopEtcd => "stop-etcd",
+            Self::StartEtcd => "start-etcd",
+            Self::RestartDatabase => "restart-db",
+        }
+    }
+}
+
+enum Hands {
+    Own { cluster: Box<Cluster>, roads: Arc<Proxied> },
+    Hooks(Vec<Hook>),
+}
+
+/// A cluster under drill.
+pub(crate) struct World {
+    pub(crate) webapps: Vec<Api>,
+    pub(crate) phones: Api,
+    pub(crate) audit: Option<PathBuf>,
+    masters: Vec<String>,
+    hands: Hands,
+}
+
+/// Owner and epoch of each shard of each number.
+pub(crate) type Owners = BTreeMap<(u64, u32, u32), (String, u64)>;
+
+impl World {
+    /// Starts a cluster for a drill.
+    pub(crate) async fn start(drill: Drill, options: &Options, webhook: &str) -> anyhow::Result<Self> {
+        let roads = Arc::new(Proxied::default());
+        let mut start = Cluster::options()
+            .binary(estafet_harness::environment::estafet_binary()?)
+            .fsync(!options.no_fsync)
+            .own_group(true)
+            .shards(options.shards)
+            .phones(options.shards * PHONES_PER_SHARD)
+            .etcd_members(drill.etcd_members())
+            .webhook(webhook);
+        if drill == Drill::PartitionOwner {
+            start = start.roads(roads.clone());
+        }
+        let cluster = Box::new(start.start().await.context("the cluster could not be started")?);
+        Ok(Self {
+            webapps: cluster.login().await?,
+            phones: cluster.phones()?,
+            audit: Some(cluster.audit_path()?),
+            masters: cluster.master_addresses(),
+            hands: Hands::Own { cluster, roads },
+        })
+    }
+
+    /// Uses a running one.
+    pub(crate) async fn attach(options: &Options, webhook: Option<&str>) -> anyhow::Result<Self> {
+        let password = options.admin_password.as_deref().unwrap_or(ADMIN_PASSWORD);
+        let logins = options.webapp.iter().map(async |url| Api::anonymous(url)?.login("admin", password).await);
+        let webapps = try_join_all(logins).await.context("--webapp, --admin-password")?;
+        if let (Some(webhook), Some(first)) = (webhook, webapps.first()) {
+            first.patch_settings(&json!({ "webhooks": { "url": webhook } })).await?;
+        }
+        Ok(Self {
+            webapps,
+            phones: Api::anonymous(options.phones_url.as_deref().context("--phones-url")?)?,
+            audit: options.audit.clone(),
+            masters: options.masters.clone(),
+            hands: Hands::Hooks(options.hook.clone()),
+        })
+    }
+
+    /// Ends a cluster of its own.
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
+        match self.hands {
+            Hands::Own { cluster, .. } => cluster.stop().await,
+            Hands::Hooks(_) => Ok(()),
+        }
+    }
+
+    /// Does something; `node` is a coreapp's name, a master's address, or empty.
+    pub(crate) async fn act(&mut self, verb: Verb, node: &str) -> anyhow::Result<()> {
+        match &mut self.hands {
+            Hands::Own { cluster, roads } => act_here(cluster, roads, verb, node).await,
+            Hands::Hooks(hooks) => run_hook(hooks, verb, node).await,
+        }
+        .with_context(|| format!("{} {node}", verb.name()))
+    }
+
+    /// What the leader knows.
+    pub(crate) async fn status(&self) -> anyhow::Result<(String, ClusterStatus)> {
+        for master in &self.masters {
+            match estafet_master::status(master).await {
+                Ok(status) if status.term > 0 => return Ok((master.clone(), status)),
+                _ => {}
+            }
+        }
+        bail!("no master leads")
+    }
+
+    /// The masters other than this one.
+    pub(crate) fn masters_but(&self, address: &str) -> Vec<String> {
+        self.masters.iter().filter(|master| *master != address).cloned().collect()
+    }
+
+    /// Owners as the leader knows them.
+    pub(crate) async fn owners(&self) -> anyhow::Result<Owners> {
+        let (_, status) = self.status().await?;
+        let name = |address: &str| status.nodes.iter().find(|node| node.address == address).map(|node| node.node.clone());
+        let owner = |entry: &estafet_proto::v1::MapEntry| {
+            let shard = entry.ownership.as_ref()?;
+            Some(((shard.number, shard.shard_count, shard.shard), (name(&entry.address)?, shard.epoch)))
+        };
+        Ok(status.shards.iter().filter_map(owner).collect())
+    }
+
+    /// The coreapp with the most shards.
+    pub(crate) async fn busiest(&self) -> anyhow::Result<String> {
+        let mut shards: BTreeMap<String, usize> = BTreeMap::new();
+        for (node, _) in self.owners().await?.into_values() {
+            *shards.entry(node).or_default() += 1;
+        }
+        shards.into_iter().max_by_key(|(_, count)| *count).map(|(node, _)| node).context("no shard has an owner")
+    }
+
+    /// Coreapps that live and may be given shards.
+    pub(crate) async fn living(&self) -> anyhow::Result<usize> {
+        let (_, status) = self.status().await?;
+        let lives = |node: &&estafet_proto::v1::NodeStatus| node.health() == NodeHealth::Alive && !node.draining;
+        Ok(status.nodes.iter().filter(lives).count())
+    }
+}
+
+async fn act_here(cluster: &mut Cluster, roads: &Proxied, verb: Verb, node: &str) -> anyhow::Result<()> {
+    match verb {
+        Verb::Kill => by_place(cluster, node)?.signal(Signal::SIGKILL),
+        Verb::Hang => by_place(cluster, node)?.hang(),
+        Verb::Wake => by_place(cluster, node)?.wake(),
+        Verb::Drain => by_place(cluster, node)?.signal(Signal::SIGTERM),
+        Verb::Cut => cut(roads, node, true).await,
+        Verb::Join => cut(roads, node, false).await,
+        Verb::Restore => restore(cluster, node).await,
+        Verb::KillEtcdLeader => kill_etcd_leader(cluster).await,
+        Verb::StopEtcd => {
+            cluster.etcd().iter_mut().for_each(estafet_harness::Etcd::kill);
+            Ok(())
+        }
+        Verb::StartEtcd => {
+            let stopped = cluster.etcd().iter_mut().filter_map(|member| (!member.is_running()).then_some(member));
+            try_join_all(stopped.map(estafet_harness::Etcd::restart)).await.map(drop)
+        }
+        Verb::RestartDatabase => {
+            let postgres = cluster.postgres().context("the database is not the cluster's own")?;
+            postgres.halt(Signal::SIGINT).await?;
+            postgres.restart().await
+        }
+    }
+}
+
+async fn cut(roads: &Proxied, node: &str, is_cut: bool) -> anyhow::Result<()> {
+    roads.cut(node, is_cut).await;
+    Ok(())
+}
+
+/// A member by its name, or by its address.
+fn by_place<'a>(cluster: &'a mut Cluster, place: &str) -> anyhow::Result<&'a mut estafet_harness::cluster::Member> {
+    let found = cluster.members().iter_mut().find(|member| member.name() == place || member.address().to_string() == place);
+    found.with_context(|| format!("there is no {place}"))
+}
+
+/// A master comes back as it was; in place of a coreapp comes another with a new name, as pods do.
+async fn restore(cluster: &mut Cluster, node: &str) -> anyhow::Result<()> {
+    let member = by_place(cluster, node)?;
+    if member.role() == Role::Coreapp {
+        let gone = member.wait().await;
+        // However it ended: a killed one does not end well.
+        drop(gone);
+        return cluster.add(Role::Coreapp).await.map(drop);
+    }
+    member.kill();
+    member.restart().await
+}
+
+async fn kill_etcd_leader(cluster: &mut Cluster) -> anyhow::Result<()> {
+    for member in cluster.etcd() {
+        let api = Api::anonymous(member.url())?;
+        let status = api.call(Method::POST, "/v3/maintenance/status", Some(&json!({}))).await?;
+        let leads = status.text_at("/leader").is_some_and(|leader| status.text_at("/header/member_id") == Some(leader));
+        if leads {
+            return member.signal(Signal::SIGKILL);
+        }
+    }
+    bail!("etcd has no leader")
+}
+
+async fn run_hook(hooks: &[Hook], verb: Verb, node: &str) -> anyhow::Result<()> {
+    let hook = hooks.iter().find(|hook| hook.verb == verb.name());
+    let hook = hook.with_context(|| format!("no --hook {}=COMMAND was given", verb.name()))?;
+    let command = hook.command.replace("{node}", node);
+    let status = tokio::process::Command::new("sh").arg("-c").arg(&command).stdin(Stdio::null()).status().await?;
+    ensure!(status.success(), "`{command}` ended with {status}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hook_gets_the_node_and_its_failure_is_told() {
+        let directory = std::env::temp_dir().join(format!("estafet-hook-{}", std::process::id()));
+        let hook = |command: String| vec![Hook { verb: "kill".to_owned(), command }];
+        run_hook(&hook(format!("echo {{node}} > {}", directory.display())), Verb::Kill, "coreapp-7").await.unwrap();
+        assert_eq!(std::fs::read_to_string(&directory).unwrap(), "coreapp-7\n");
+        std::fs::remove_file(&directory).unwrap();
+        let failed = run_hook(&hook("exit 3".to_owned()), Verb::Kill, "x").await.unwrap_err().to_string();
+        assert!(failed.contains("exit status: 3"), "{failed}");
+        assert!(run_hook(&[], Verb::Hang, "x").await.unwrap_err().to_string().contains("--hook hang="));
+    }
+}

@@ -33,7 +33,7 @@ pub struct Options {
     /// Messages a second over all shards, probes among them. More are sent when the probes alone are more.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
-    /// How often each fault is done, within one cluster.
+    /// How often each fault is done, within one cluster; `etcd-away` is done once.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub repeat: u32,
     /// Milliseconds between two probes of a shard.
@@ -80,6 +80,28 @@ pub struct Options {
 }
 
 impl Options {
+    /// Drills in clusters of their own, with the defaults of the command line.
+    pub fn local(drills: impl IntoIterator<Item = Drill>) -> Self {
+        Self {
+            drills: drills.into_iter().map(Choice::One).collect(),
+            rate: 500,
+            repeat: 3,
+            probe_ms: 5,
+            shards: 8,
+            etcd_away_secs: 600,
+            report: None,
+            local: true,
+            no_fsync: false,
+            webapp: Vec::new(),
+            masters: Vec::new(),
+            phones_url: None,
+            admin_password: None,
+            audit: None,
+            sink: None,
+            hook: Vec::new(),
+        }
+    }
+
     /// The drills, each once.
     pub fn chosen(&self) -> Vec<Drill> {
         let all = self.drills.contains(&Choice::All);
@@ -242,6 +264,11 @@ impl Drill {
         }
     }
 
+    /// How often it is done when each fault is to be done `repeat` times: the long absence of etcd only once.
+    pub(crate) fn repeats(self, repeat: u32) -> u32 {
+        if self == Self::EtcdAway { 1 } else { repeat }
+    }
+
     /// Members of etcd in a cluster of its own.
     pub(crate) fn etcd_members(self) -> usize {
         if matches!(self, Self::KillEtcdLeader | Self::KillTrio) { 3 } else { 1 }
@@ -274,6 +301,12 @@ mod tests {
             assert_eq!(options(&[drill.name()]).chosen(), [drill]);
         }
         assert_eq!(options(&["drain", "kill-owner", "drain"]).chosen(), [Drill::KillOwner, Drill::Drain]);
+    }
+
+    #[test]
+    fn the_options_of_code_are_the_defaults_of_the_command_line() {
+        let (code, line) = (Options::local([Drill::Drain]), options(&["drain", "--local"]));
+        assert_eq!(format!("{code:?}"), format!("{line:?}"));
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use estafet_harness::{
     Api, Ledger,
-    client::{Inbox, until},
+    client::Inbox,
     ledger::Difference,
 };
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::Method;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     callbacks::Receiver,
@@ -28,6 +28,9 @@ use crate::{
 const STATUSES: [&str; 2] = ["delivered", "read"];
 /// Traffic before the first measure.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// How long what was accepted may take to arrive after the last message, and the distance of two looks.
+const SETTLE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_secs(1);
 /// Inboxes fetched at a time.
 const FETCHES: usize = 4;
 
@@ -72,12 +75,13 @@ async fn drilled(drill: Drill, options: &Options, world: &mut World, receiver: O
 async fn repeats(drill: Drill, options: &Options, world: &mut World, traffic: &Traffic) -> anyhow::Result<Vec<Sample>> {
     sleep(WARM_UP).await;
     let mut samples = Vec::new();
-    for n in 1..=options.repeat {
+    let repeat = drill.repeats(options.repeat);
+    for n in 1..=repeat {
         let sample = script::repeat(drill, options, world, traffic).await.with_context(|| format!("repeat {n}"))?;
         progress(&format!(
             "{} {n}/{}: gap {} ms on shard {} (undisturbed {} ms){}, {} failed, {}",
             drill.name(),
-            options.repeat,
+            repeat,
             sample.gap.as_millis(),
             sample.shard,
             sample.undisturbed.as_millis(),
@@ -126,20 +130,18 @@ async fn settle(
 ) -> anyhow::Result<Counts> {
     let mut everything = sent.probes.clone();
     everything.merge(sent.loads.clone());
-    let is_lost = |difference: &Difference| matches!(difference, Difference::Lost { .. });
-    let arrived = until("everything accepted is on its phone", async || {
+    let deadline = Instant::now() + SETTLE;
+    let (inboxes, differences) = loop {
         let inboxes = news(inboxes(&world.phones, audience).await?, earlier);
-        Ok(!everything.compare_phones(&inboxes).iter().any(is_lost))
-    });
-    // If not, the comparison below says how many are missing.
-    let _ = arrived.await;
-    if let Some(receiver) = receiver {
-        let is_missing = |difference: &Difference| matches!(difference, Difference::NoCallback { .. });
-        let _ = until("every callback came", async || Ok(!callbacks(&sent.loads, receiver).iter().any(is_missing))).await;
-    }
-    let inboxes = news(inboxes(&world.phones, audience).await?, earlier);
-    let mut differences = everything.compare_phones(&inboxes);
-    differences.extend(receiver.map(|receiver| callbacks(&sent.loads, receiver)).unwrap_or_default());
+        let mut differences = everything.compare_phones(&inboxes);
+        differences.extend(receiver.map(|receiver| callbacks(&sent.loads, receiver)).unwrap_or_default());
+        let is_missing =
+            |difference: &Difference| matches!(difference, Difference::Lost { .. } | Difference::NoCallback { .. });
+        if !differences.iter().any(is_missing) || Instant::now() > deadline {
+            break (inboxes, differences);
+        }
+        sleep(LOOK).await;
+    };
     differences.iter().take(10).for_each(|difference| progress(&difference.to_string()));
     let mut counts = count(&differences, receiver.is_some());
     counts.accepted = everything.ids().count() as u64;

@@ -143,6 +143,12 @@ impl Member {
         self.process.wait(END).await
     }
 
+    /// Waits until it ends by itself, and kills it when that takes too long.
+    pub(super) async fn wait_or_kill(&mut self, patience: Duration) {
+        // An error says that it was killed or had ended before.
+        let _ = self.process.wait(patience).await;
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;

@@ -7,7 +7,7 @@ CARGO ?= cargo
 PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server
 ARGS ?=
 
-.PHONY: help setup run test check fmt bench bench-quick
+.PHONY: help setup run cluster drill test check fmt bench bench-quick
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,12 @@ setup: ## Install what building and testing need (Debian packages; changes nothi
 
 run: setup ## Start the sandbox on http://127.0.0.1:9090 (the first build takes about five minutes)
 	@$(CARGO) run --release -p estafet-cli -- sandbox $(ARGS)
+
+cluster: setup ## Start a local cluster (etcd, PostgreSQL, the network, 2 masters, 3 coreapps, 2 webapps) in the foreground
+	@$(CARGO) run --release -p estafet-cli -- cluster $(ARGS)
+
+drill: setup ## Do every failover on purpose, under load, and print a verdict (about half an hour; docs/drills.md)
+	@$(CARGO) run --release -p estafet-cli -- drill run all --local $(ARGS)
 
 test: setup ## Run all tests, with a PostgreSQL and a MariaDB of their own
 	@$(CARGO) build -p estafet-cli

@@ -3,4 +3,5 @@
 
 mod database;
 mod drill;
+mod failover;
 mod kill;

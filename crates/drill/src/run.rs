@@ -3,11 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use estafet_harness::{
-    Api, Ledger,
-    client::Inbox,
-    ledger::Difference,
-};
+use estafet_harness::{Api, Ledger, client::Inbox, ledger::Difference};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::Method;
 use serde_json::Value;
@@ -135,8 +131,7 @@ async fn settle(
         let inboxes = news(inboxes(&world.phones, audience).await?, earlier);
         let mut differences = everything.compare_phones(&inboxes);
         differences.extend(receiver.map(|receiver| callbacks(&sent.loads, receiver)).unwrap_or_default());
-        let is_missing =
-            |difference: &Difference| matches!(difference, Difference::Lost { .. } | Difference::NoCallback { .. });
+        let is_missing = |difference: &Difference| matches!(difference, Difference::Lost { .. } | Difference::NoCallback { .. });
         if !differences.iter().any(is_missing) || Instant::now() > deadline {
             break (inboxes, differences);
         }

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use estafet_model::WaId;
 
 use crate::{
-    cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs},
+    cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, TlsArgs, WebappArgs},
     local_cluster::ClusterArgs,
 };
 
@@ -149,6 +149,8 @@ pub(crate) struct StatusArgs {
     /// Masters of a cluster (host:port); the leader is asked, or whichever answers.
     #[arg(long, env = "ESTAFET_MASTERS", value_delimiter = ',')]
     pub(crate) masters: Vec<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use estafet_runtime::Tasks;
+use estafet_tls::Role;
 use serde_json::Value;
 
 use crate::{api::Api, args::StatusArgs, output::line};
@@ -10,12 +12,14 @@ mod cluster;
 
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.target.url)?;
+    let tasks = Tasks::new();
+    let transport = crate::cluster::transport(&args.tls, Role::Operator, None, None, &tasks)?;
     loop {
         let text = if args.masters.is_empty() {
             let status = api.get("/sandbox/status").await?;
             if args.json { status.to_string() } else { table(&status) }
         } else {
-            let status = cluster::ask(&args.masters).await?;
+            let status = cluster::ask(&transport, &args.masters).await?;
             if args.json { status.to_string() } else { cluster::table(&status) }
         };
         line(&text)?;

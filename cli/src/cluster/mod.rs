@@ -157,7 +157,7 @@ async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore>
 }
 
 /// How this process reaches other roles, and they it.
-fn transport(
+pub(crate) fn transport(
     args: &TlsArgs,
     role: Role,
     node: Option<&str>,

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
 use estafet_proto::v1::{ClusterStatus, GatewayStatus, NodeHealth, NumberState};
+use estafet_tls::Transport;
 use serde_json::{Value, json};
 
 /// Asks the masters until the leader is found; without a leader, whoever answered tells what it knows.
-pub(crate) async fn ask(masters: &[String]) -> anyhow::Result<Value> {
+pub(crate) async fn ask(transport: &Transport, masters: &[String]) -> anyhow::Result<Value> {
     let (mut any, mut failure) = (None, None);
     for master in masters {
-        match estafet_master::status(master).await {
+        match estafet_master::status_over(transport, master).await {
             Ok(status) if status.term > 0 => return Ok(json(&status, Some(master))),
             Ok(status) => any = Some(status),
             Err(status) => failure = Some(anyhow!("{master}: {}", status.message())),

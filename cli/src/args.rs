@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Chatd(Box<ChatdArgs>),
     /// Make certificates for the roles of a cluster (docs/tls.md).
     Certs(crate::certs::CertsArgs),
+    /// Look at, add, remove and reshard the numbers of a cluster.
+    Number(NumberArgs),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.
@@ -52,6 +54,51 @@ pub(crate) enum Command {
     Completions {
         /// The shell.
         shell: Shell,
+    },
+}
+
+/// Options of `estafet number`.
+#[derive(Debug, Args)]
+pub(crate) struct NumberArgs {
+    /// Message database of the cluster: postgres:// or mysql://USER:PASSWORD@HOST/NAME
+    #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true, global = true, default_value = "")]
+    pub(crate) database_url: String,
+    #[command(subcommand)]
+    pub(crate) action: NumberAction,
+}
+
+/// What to do with numbers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NumberAction {
+    /// Add a number.
+    Add {
+        /// The number.
+        number: WaId,
+        /// Shards it begins with: a power of two, 1 to 256.
+        #[arg(long, default_value_t = 1)]
+        shards: u32,
+        /// Host name under which requests for it come.
+        #[arg(long)]
+        host: Option<String>,
+    },
+    /// Show all numbers.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let go of a number. Its messages, users and settings stay in the database.
+    Remove {
+        /// The number.
+        number: WaId,
+    },
+    /// Change the shard count of a number while messages flow.
+    Reshard {
+        /// The number.
+        number: WaId,
+        /// The count: a power of two, 1 to 256. The present one calls off what has not begun.
+        #[arg(value_name = "COUNT")]
+        shards: u32,
     },
 }
 
@@ -86,9 +133,9 @@ pub(crate) struct SandboxArgs {
     /// Makes the phones' random choices repeatable.
     #[arg(long, env = "ESTAFET_SANDBOX_SEED")]
     pub(crate) seed: Option<u64>,
-    /// Shards of the number: a power of two, 1 to 256.
-    #[arg(long, env = "ESTAFET_SANDBOX_SHARDS", default_value_t = 1)]
-    pub(crate) shards: u32,
+    /// Shards of the number: a power of two, 1 to 256. Without it as many as the database knows, or 1.
+    #[arg(long, env = "ESTAFET_SANDBOX_SHARDS")]
+    pub(crate) shards: Option<u32>,
     /// What /v1/contacts answers: the network's word, or `valid` for every number.
     #[arg(long, env = "ESTAFET_SANDBOX_CONTACT_MODE", default_value = "live")]
     pub(crate) contact_mode: ContactMode,

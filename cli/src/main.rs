@@ -6,6 +6,7 @@ mod certs;
 mod cluster;
 mod drill;
 mod local_cluster;
+mod number;
 mod output;
 mod phone;
 mod sandbox;
@@ -49,6 +50,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Webapp(args) => cluster::webapp(*args).await,
         Command::Chatd(args) => cluster::chatd(*args).await,
         Command::Certs(args) => certs::run(args),
+        Command::Number(args) => number::run(args).await,
         Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -70,6 +70,8 @@ pub struct Node {
     shards: Arc<RwLock<HashMap<WaId, Vec<Route>>>>,
     settings: Arc<Mutex<HashMap<WaId, Arc<LiveSettings>>>>,
     ended: mpsc::Sender<ShardEnded>,
+    /// Changes when an ownership has ended.
+    left: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Clone)]
@@ -94,7 +96,7 @@ impl Node {
             holder: deps.holder,
             state: NodeState::default(),
         };
-        (Self { context, shards: Arc::default(), settings: Arc::default(), ended }, endings)
+        (Self { context, shards: Arc::default(), settings: Arc::default(), ended, left: Arc::default() }, endings)
     }
 
     /// Starts the shard of an ownership just claimed.
@@ -136,6 +138,16 @@ impl Node {
         }
     }
 
+    /// Like [`Self::release`]; returns when the ownership has ended.
+    pub async fn let_go(&self, fence: &Fence) {
+        let mut left = self.left.subscribe();
+        self.release(fence);
+        while self.owned().contains(fence) {
+            // The sender lives in `self`.
+            let _ = left.changed().await;
+        }
+    }
+
     /// The ownerships of this node.
     pub fn owned(&self) -> Vec<Fence> {
         self.routes().values().flatten().map(|route| route.fence).collect()
@@ -150,7 +162,9 @@ impl Node {
     pub fn dispatch(&self, number: WaId, slot: Slot, action: Action, reply: Reply) {
         let route = {
             let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
-            shards.get(&number).and_then(|routes| routes.iter().find(|route| route.fence.slots().contains(&slot)).cloned())
+            let covering = shards.get(&number).into_iter().flatten().filter(|route| route.fence.slots().contains(&slot));
+            // While an older ownership still ends, the newer one counts.
+            covering.max_by_key(|route| route.fence.epoch).cloned()
         };
         let Some(route) = route else { return reply.send(not_owner()) };
         match route.requests.try_send(ShardRequest { slot, action, reply }) {
@@ -199,6 +213,7 @@ impl Node {
         if let Some(routes) = self.routes().get_mut(&fence.number) {
             routes.retain(|route| route.fence != *fence);
         }
+        self.left.send_modify(|count| *count += 1);
     }
 
     fn routes(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<WaId, Vec<Route>>> {
@@ -206,17 +221,20 @@ impl Node {
     }
 }
 
+/// Number, shard count and shard.
+type Place = (u64, u32, u32);
+
 /// The states of the shards of this node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeState {
-    states: Arc<Mutex<BTreeMap<(u64, u32), NumberState>>>,
+    states: Arc<Mutex<BTreeMap<Place, NumberState>>>,
     changed: Arc<watch::Sender<u64>>,
 }
 
 impl NodeState {
     pub(crate) fn publish(&self, state: NumberState) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = states.insert((state.number, state.shard), state);
+        let known = states.insert((state.number, state.shard_count, state.shard), state);
         // The counters move all the time and are read, not pushed.
         if known.is_none_or(|known| (known.gateway_status, known.epoch) != (state.gateway_status, state.epoch)) {
             self.changed.send_modify(|version| *version += 1);
@@ -226,7 +244,7 @@ impl NodeState {
     /// Forgets an ownership that ended; a newer one of the same shard stays.
     pub(crate) fn remove(&self, fence: &Fence) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (fence.number.as_u64(), fence.shard.get().into());
+        let key = (fence.number.as_u64(), fence.count.get().into(), fence.shard.get().into());
         if states.get(&key).is_some_and(|state| state.epoch == u64::from(fence.epoch.get())) {
             states.remove(&key);
             self.changed.send_modify(|version| *version += 1);

@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{BootId, ShardCount, WaId};
+use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId};
 use estafet_proto::v1::{self, master_order::Order};
 use estafet_runtime::{Clock, Tasks};
-use estafet_store::{OwnerRow, SharedStore};
+use estafet_store::{NumberRow, OwnerRow, SharedStore, Switch};
 use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, oneshot, watch},
@@ -26,6 +26,7 @@ use crate::core::{
     Core, Effect, Event, MapEntry, Record, Redial,
     membership::{GRACE, Health},
     placement::{NodeName, ShardKey},
+    resharding::Shape,
 };
 
 /// Inputs that wait: reports of a large cluster within a tick, and room for answers of the database.
@@ -33,6 +34,10 @@ const INPUTS: usize = 4096;
 /// Orders that wait for one node; a node that takes none is about to be dead.
 pub(crate) const ORDERS: usize = 1024;
 const TICK: Duration = Duration::from_millis(50);
+/// How often a leader looks which numbers there are, and how many shards somebody wants.
+const NUMBERS: Duration = Duration::from_millis(300);
+/// How long owner rows are kept that retired.
+const RETIRED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How long the database may take.
 const DATABASE: Duration = Duration::from_secs(2);
 
@@ -144,6 +149,8 @@ impl Driver {
         let shutdown = self.tasks.shutdown().clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(NUMBERS);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Inputs come before ticks: after a stall the reports that waited are heard before anybody is judged.
             tokio::select! {
@@ -151,6 +158,7 @@ impl Driver {
                 () = shutdown.cancelled() => return,
                 Some(input) = self.inputs.recv() => self.take(input),
                 _ = tick.tick() => self.step(Event::Ticked),
+                _ = look.tick() => self.read_numbers(),
             }
         }
     }
@@ -198,9 +206,10 @@ impl Driver {
                     let (number, count, shard) = key;
                     let claim = store.claim(number, shard, count, seen, &node, boot, term, now_ms);
                     let event = match timeout(DATABASE, claim).await {
-                        Ok(Ok(Some(fence))) => {
-                            Event::Claimed { term, record: Record { key, epoch: fence.epoch, node: node.clone(), boot } }
-                        }
+                        Ok(Ok(Some(fence))) => Event::Claimed {
+                            term,
+                            record: Record { key, epoch: fence.epoch, node: node.clone(), boot, retired: false },
+                        },
                         Ok(Ok(None)) => Event::ClaimFailed { term, key, stale: true },
                         // Whether it took place is unknown: what is stored is read before the next try.
                         unknown => {
@@ -210,6 +219,11 @@ impl Driver {
                     };
                     handle.happened(event).await;
                 });
+            }
+            Effect::SetLayout { term, number, from, to } => self.set_layout(term, number, from, to),
+            Effect::Switch { term, number, from, to, retire, claim, above } => {
+                let now_ms = self.clock.now_ms();
+                self.switch(Switch { number, from, to, retire, claim, above, master_term: term, now_ms });
             }
             Effect::Acquire { term, node, key, epoch } => {
                 let ownership = Some(ownership(&key, epoch.get()));
@@ -230,11 +244,77 @@ impl Driver {
     fn read_owners(&self, term: i64) {
         let (store, handle) = (self.store.clone(), self.handle.clone());
         self.tasks.spawn("owners", async move {
-            let event = match timeout(DATABASE, store.owners()).await {
-                Ok(Ok(rows)) => Event::OwnersRead { term, records: rows.into_iter().map(record).collect() },
+            let reading = async { Ok::<_, estafet_store::Error>((store.numbers().await?, store.owners().await?)) };
+            match timeout(DATABASE, reading).await {
+                Ok(Ok((numbers, rows))) => {
+                    handle.happened(Event::NumbersRead { term, numbers: shapes(numbers) }).await;
+                    handle.happened(Event::OwnersRead { term, records: rows.into_iter().map(record).collect() }).await;
+                }
                 failed => {
                     tracing::warn!(?failed, "owners cannot be read");
-                    Event::OwnersUnread { term }
+                    handle.happened(Event::OwnersUnread { term }).await;
+                }
+            }
+        });
+    }
+
+    /// A number that was added, removed or is to have another count is seen without a restart.
+    fn read_numbers(&self) {
+        let Some(term) = self.core.term() else { return };
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        self.tasks.spawn("numbers", async move {
+            match timeout(DATABASE, store.numbers()).await {
+                Ok(Ok(numbers)) => handle.happened(Event::NumbersRead { term, numbers: shapes(numbers) }).await,
+                failed => tracing::debug!(?failed, "numbers cannot be read"),
+            }
+        });
+    }
+
+    fn set_layout(&self, term: i64, number: WaId, from: Layout, to: Layout) {
+        let (store, handle, now_ms) = (self.store.clone(), self.handle.clone(), self.clock.now_ms());
+        self.tasks.spawn("layout", async move {
+            let event = match timeout(DATABASE, store.set_layout(number, from, to, term)).await {
+                Ok(Ok(true)) => {
+                    tracing::info!(%number, ?from, ?to, "layout changed");
+                    Event::LayoutSet { term, number, layout: to }
+                }
+                refused => {
+                    tracing::warn!(%number, ?from, ?to, ?refused, "layout not changed");
+                    Event::NotSwitched { term, number }
+                }
+            };
+            handle.happened(event).await;
+            let before_ms = now_ms.saturating_sub_unsigned(RETIRED_FOR.as_millis() as u64);
+            if let Err(error) = store.forget_retired(before_ms).await {
+                tracing::debug!(%error, "retired owner rows stay");
+            }
+        });
+    }
+
+    fn switch(&self, switch: Switch) {
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        self.tasks.spawn("switch", async move {
+            let (term, number, from, to) = (switch.master_term, switch.number, switch.from, switch.to);
+            tracing::info!(%number, from = from.get(), to = to.get(), retire = ?switch.retire, "switching");
+            let event = match timeout(DATABASE, store.switch_shards(&switch)).await {
+                Ok(Ok(Some(fences))) => {
+                    let epoch = |shard: Shard| {
+                        fences.iter().find(|fence| fence.shard == shard).map_or(Epoch::default(), |fence| fence.epoch)
+                    };
+                    let record = |(shard, node, boot): &(Shard, NodeName, BootId)| Record {
+                        key: (number, to, *shard),
+                        epoch: epoch(*shard),
+                        node: node.clone(),
+                        boot: *boot,
+                        retired: false,
+                    };
+                    let retired = switch.retire.iter().map(|(shard, _)| (number, from, *shard)).collect();
+                    Event::Switched { term, number, retired, records: switch.claim.iter().map(record).collect() }
+                }
+                // Whether it took place may be unknown: what is stored is read before the next try.
+                refused => {
+                    tracing::warn!(%number, ?refused, "shards not switched");
+                    Event::NotSwitched { term, number }
                 }
             };
             handle.happened(event).await;
@@ -290,8 +370,12 @@ impl Driver {
     }
 }
 
+fn shapes(rows: Vec<NumberRow>) -> BTreeMap<WaId, Shape> {
+    rows.into_iter().map(|row| (row.number, Shape { layout: row.layout, wanted: row.wanted })).collect()
+}
+
 fn record(row: OwnerRow) -> Record {
-    Record { key: (row.number, row.count, row.shard), epoch: row.epoch, node: row.owner, boot: row.boot }
+    Record { key: (row.number, row.count, row.shard), epoch: row.epoch, node: row.owner, boot: row.boot, retired: row.retired }
 }
 
 fn ownership((number, count, shard): &ShardKey, epoch: u32) -> v1::Ownership {

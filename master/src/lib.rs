@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use estafet_model::{ShardCount, WaId};
 use estafet_runtime::{Backoff, Clock, Tasks};
-use estafet_store::SharedStore;
+use estafet_store::{NumberRow, SharedStore};
 use estafet_tls::{Role, Transport};
 use futures::FutureExt as _;
 use tokio::{net::TcpListener, sync::Notify};
@@ -43,8 +43,20 @@ pub struct Config {
     pub address: String,
     /// How to listen.
     pub transport: Transport,
-    /// The numbers to place, with their shard counts.
+    /// The numbers of a database that has none yet, with their shard counts; later the database counts.
     pub numbers: BTreeMap<WaId, ShardCount>,
+}
+
+/// Writes these numbers to a database that has none.
+pub async fn seed(store: &SharedStore, numbers: &BTreeMap<WaId, ShardCount>, clock: &Clock) -> estafet_store::Result<()> {
+    if !store.numbers().await?.is_empty() {
+        return Ok(());
+    }
+    for (number, count) in numbers {
+        // `false`: another master was faster.
+        store.add_number(&NumberRow::new(*number, *count, None, clock.now_ms())).await?;
+    }
+    Ok(())
 }
 
 /// Serves on `listener` and stands for election, until the tasks are shut down.

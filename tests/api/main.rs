@@ -7,6 +7,7 @@ mod callbacks;
 mod conflict;
 mod first_login;
 mod reading;
+mod shards;
 mod templates;
 mod text;
 mod types;

@@ -1,6 +1,7 @@
 //! What holds in a cluster of real processes when some of them die (**I1**-**I5**).
 
 mod faults;
+mod resharding;
 mod roles;
 mod stage;
 
@@ -54,6 +55,28 @@ impl Load {
         let goal = self.answered.load(Ordering::Relaxed) + count;
         until("messages are answered", async || Ok(self.answered.load(Ordering::Relaxed) >= goal)).await
     }
+}
+
+/// Runs `incidents` while one sender for each phone writes; what was sent, and to whom.
+async fn under_load(
+    cluster: &Cluster,
+    phones: u32,
+    incidents: impl AsyncFnOnce(&Load) -> anyhow::Result<()>,
+) -> anyhow::Result<(Ledger, Vec<String>)> {
+    until("every shard has an owner", async || Ok(!cluster.owners().await?.is_empty())).await?;
+    let admin = cluster.login().await?.remove(0);
+    let phones: Vec<String> = (0..phones).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();
+    let load = Load { stop: AtomicBool::new(false), answered: AtomicUsize::new(0), refused: AtomicUsize::new(0) };
+    let ending = async {
+        let result = incidents(&load).await;
+        load.stop.store(true, Ordering::Relaxed);
+        result
+    };
+    let (ledgers, result) = tokio::join!(join_all(phones.iter().map(|phone| load.send_to(&admin, phone))), ending);
+    result?;
+    let mut ledger = Ledger::new();
+    ledgers.into_iter().for_each(|one| ledger.merge(one));
+    Ok((ledger, phones))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 //! A webapp in a cluster: the shard map as the masters push it, and connections to coreapps over TCP.
 //!
 //! Every master serves the map, and each entry carries its epoch, so the streams of all masters are merged by
-//! the higher epoch: in whatever order they arrive, all webapps end with the same map (**I12**). Nothing is ever
+//! the higher epoch of each slot: in whatever order they arrive, all webapps end with the same map (**I12**), also
+//! while a number changes its shard count. Nothing is ever
 //! forgotten: without any master the last map stays, and an outdated entry costs a `NOT_OWNER`, not a message.
 
 use std::time::Duration;
@@ -59,12 +60,7 @@ async fn watch_map(master: &str, transport: &Transport, map: &watch::Sender<Shar
 pub fn merge(map: &mut ShardMap, entries: Vec<v1::MapEntry>) -> bool {
     let mut changed = false;
     for (number, owner) in entries.into_iter().filter_map(read) {
-        let first = *owner.count.slots_of(owner.shard).start();
-        let known = map.owner(number, first).filter(|known| (known.count, known.shard) == (owner.count, owner.shard));
-        if known.is_none_or(|known| known.epoch < owner.epoch) {
-            map.insert(number, owner);
-            changed = true;
-        }
+        changed |= map.learn(number, owner);
     }
     changed
 }

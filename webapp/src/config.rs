@@ -12,8 +12,10 @@ use crate::error::Error;
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The business number served.
-    pub number: WaId,
+    /// The business number served; without it every number of the database.
+    pub number: Option<WaId>,
+    /// `POST /v1/account/shards` must carry a certificate, as from v2.45 on.
+    pub require_cert_for_shards: bool,
     /// Whether the number is registered; until then messages and contacts answer 1011.
     pub registered: bool,
     /// `meta.version` of every answer; clients compare it, keep it at `v2.35.2` or above.
@@ -121,7 +123,8 @@ pub struct Limits {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            number: WaId::from_u64(15_550_000_001).expect("eleven digits"),
+            number: None,
+            require_cert_for_shards: true,
             registered: false,
             version: "v2.57.1".to_owned(),
             allow_loopback_http: false,

@@ -172,7 +172,7 @@ impl Contacts {
     async fn look_up(&self, numbers: &[WaId]) -> HashMap<WaId, Finding> {
         let mut groups: BTreeMap<Option<String>, Vec<WaId>> = BTreeMap::new();
         for number in numbers {
-            groups.entry(self.router.owner_address(Slot::of(*number))).or_default().push(*number);
+            groups.entry(self.router.owner_address(self.number, Slot::of(*number))).or_default().push(*number);
         }
         let answers = futures::future::join_all(groups.into_values().map(|group| self.ask(group))).await;
         let checked_at_ms = self.clock.now_ms();
@@ -192,7 +192,7 @@ impl Contacts {
     async fn ask(&self, group: Vec<WaId>) -> Vec<(WaId, bool)> {
         let Some(first) = group.first() else { return Vec::new() };
         let action = Action::CheckContacts(CheckContacts { wa_ids: group.iter().map(|number| number.as_u64()).collect() });
-        match self.router.call(Slot::of(*first), action).await {
+        match self.router.call(self.number, Slot::of(*first), action).await {
             Ok(Reply::Contacts(states)) => {
                 let there: HashSet<u64> = states.iter().filter(|state| state.on_network).map(|state| state.wa_id).collect();
                 group.into_iter().map(|number| (number, there.contains(&number.as_u64()))).collect()

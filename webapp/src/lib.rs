@@ -10,6 +10,7 @@
 //! * `auth`: passwords, tokens, accounts, throttling. `limiter`: request rates.
 //! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
 //! * [`cluster`]: the map from the masters, connections to coreapps.
+//! * `numbers`: which numbers are served, and which one a request is for.
 //! * `http`: the server below the routes.
 //!
 //! [`start`] serves on a listener; [`app`] gives the same routes for in-process use.
@@ -26,6 +27,7 @@ mod json;
 mod limiter;
 mod message;
 mod metrics;
+mod numbers;
 mod request;
 mod route;
 mod routes;

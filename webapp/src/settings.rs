@@ -45,7 +45,7 @@ impl SettingsService {
     /// Applies a change whole, or not at all.
     pub(crate) async fn change(&self, change: &Map<String, Value>) -> Result<(), ApiError> {
         let version = self.write(|current| patch::apply(current, change, self.policy)).await?;
-        self.router.reload_settings(version).await;
+        self.router.reload_settings(self.number, version).await;
         Ok(())
     }
 
@@ -57,14 +57,14 @@ impl SettingsService {
             Ok(next)
         };
         let version = self.write(changed).await?;
-        self.router.reload_settings(version).await;
+        self.router.reload_settings(self.number, version).await;
         Ok(())
     }
 
     /// Back to the defaults.
     pub(crate) async fn reset(&self) -> Result<(), ApiError> {
         let version = self.write(|current| Ok(current.reset())).await?;
-        self.router.reload_settings(version).await;
+        self.router.reload_settings(self.number, version).await;
         Ok(())
     }
 
@@ -77,11 +77,11 @@ impl SettingsService {
         let change = json!({ "webhooks": { "url": url } });
         let change = change.as_object().cloned().unwrap_or_default();
         let version = self.write(|current| patch::apply(current, &change, self.policy)).await.map_err(problem)?;
-        let (router, shutdown) = (self.router.clone(), tasks.shutdown().clone());
+        let (router, number, shutdown) = (self.router.clone(), self.number, tasks.shutdown().clone());
         tasks.spawn("webapp-first-settings", async move {
             let told = tokio::time::timeout(FIRST_OWNER, async {
-                router.until_owned().await;
-                router.reload_settings(version).await;
+                router.until_owned(number).await;
+                router.reload_settings(number, version).await;
             });
             tokio::select! {
                 _ = told => {}

@@ -39,10 +39,10 @@ pub(crate) struct MasterArgs {
     pub(crate) database_url: String,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
-    /// Business numbers.
+    /// Business numbers, written to a database that has none yet. Later `estafet number` adds and removes them.
     #[arg(long, env = "ESTAFET_NUMBER", value_delimiter = ',', default_value = "15550000001")]
     pub(crate) number: Vec<WaId>,
-    /// Shards of each number: a power of two, 1 to 256.
+    /// Shards these begin with: a power of two, 1 to 256.
     #[arg(long, env = "ESTAFET_SHARDS", default_value_t = 1)]
     pub(crate) shards: u32,
 }
@@ -92,9 +92,9 @@ pub(crate) struct WebappArgs {
     pub(crate) database_url: String,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
-    /// Business number.
-    #[arg(long, env = "ESTAFET_NUMBER", default_value = "15550000001")]
-    pub(crate) number: WaId,
+    /// Serve this number alone. Without it every number of the database (docs/numbers.md).
+    #[arg(long, env = "ESTAFET_NUMBER")]
+    pub(crate) number: Option<WaId>,
     /// Password with which `admin` may log in at once, when the database has no account yet. Without it the
     /// initial password is `secret` and must be changed at the first login.
     #[arg(long, env = "ESTAFET_ADMIN_PASSWORD", hide_env_values = true)]

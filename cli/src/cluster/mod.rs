@@ -40,6 +40,7 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
         address: args.advertise.unwrap_or_else(|| bound.to_string()),
         numbers: args.number.into_iter().map(|number| (number, count)).collect(),
     };
+    estafet_master::seed(&store, &config.numbers, &clock).await.context("the numbers could not be written")?;
     estafet_master::start(listener, config, store, clock, &tasks);
     ready("master", bound, &json!({}))?;
     let result = until_end(&tasks).await;

@@ -93,9 +93,11 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     // The webapp writes the first settings, so it comes before the shards that read them.
     estafet_webapp::start(listener, webapp_config(&args), deps).await?;
     local.place(args.number, shards).await?;
+    let (following, tasks_of_it, number) = (local.clone(), tasks.clone(), args.number);
+    tasks.spawn("shard count", async move { following.follow(number, tasks_of_it).await });
     tasks.spawn("retake", wiring::retake(local, endings, Arc::from(hold), tasks.clone()));
     if !args.hold_upstream {
-        connected(&node, shards).await;
+        connected(&node).await;
     }
     ready(&args, address, boot, &chatd, store.backend())?;
 
@@ -109,11 +111,11 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
 }
 
 /// What can be checked before anything starts; all problems at once.
-fn check(args: &SandboxArgs) -> anyhow::Result<ShardCount> {
+fn check(args: &SandboxArgs) -> anyhow::Result<Option<ShardCount>> {
     let mut problems = Vec::new();
-    let shards = ShardCount::new(args.shards);
-    if shards.is_none() {
-        problems.push(format!("--shards {}: a power of two, 1 to 256", args.shards));
+    let shards = args.shards.and_then(ShardCount::new);
+    if let (Some(given), None) = (args.shards, shards) {
+        problems.push(format!("--shards {given}: a power of two, 1 to 256"));
     }
     if let Err(error) = webapp_config(args).check() {
         problems.push(error.to_string());
@@ -121,10 +123,7 @@ fn check(args: &SandboxArgs) -> anyhow::Result<ShardCount> {
     if let Err(error) = estafet_webapp::check_template_files(&args.templates) {
         problems.push(format!("--templates: {error}"));
     }
-    match shards {
-        Some(shards) if problems.is_empty() => Ok(shards),
-        _ => Err(Misconfigured(problems).into()),
-    }
+    if problems.is_empty() { Ok(shards) } else { Err(Misconfigured(problems).into()) }
 }
 
 async fn open_store(args: &SandboxArgs, dir: &Path) -> anyhow::Result<SharedStore> {
@@ -180,7 +179,7 @@ fn coreapp_config(args: &SandboxArgs) -> estafet_coreapp::Config {
 
 fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
     estafet_webapp::Config {
-        number: args.number,
+        number: Some(args.number),
         registered: !args.unregistered,
         allow_loopback_http: true,
         open_metrics: true,
@@ -212,11 +211,11 @@ fn limits(args: &SandboxArgs) -> estafet_webapp::Limits {
 
 /// Waits until every shard has logged in: phones cannot write to a number the network has not seen. A network
 /// that refuses or is away does not keep the API from being served.
-async fn connected(node: &Node, shards: ShardCount) {
+async fn connected(node: &Node) {
     let mut changes = node.state().subscribe();
     let is_connected = |state: &NumberState| state.gateway_status() == GatewayStatus::Connected;
     let all = async {
-        while node.state().snapshot().iter().filter(|state| is_connected(state)).count() < usize::from(shards.get()) {
+        while node.state().snapshot().iter().filter(|state| is_connected(state)).count() < node.shard_count() {
             if changes.changed().await.is_err() {
                 return;
             }

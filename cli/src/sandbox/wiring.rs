@@ -26,6 +26,10 @@ impl LocalNode for SandboxNode {
     async fn acquire(&self, fence: Fence) -> Result<(), String> {
         self.0.acquire(fence).await.map_err(|error| error.to_string())
     }
+
+    async fn let_go(&self, fence: Fence) {
+        self.0.let_go(&fence).await;
+    }
 }
 
 /// Connections to the coreapp of this process.

@@ -1,6 +1,6 @@
 //! Orders of the core to the shell around it.
 
-use estafet_model::{BootId, Epoch};
+use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId};
 
 use super::placement::{NodeName, ShardKey};
 
@@ -18,7 +18,7 @@ pub struct MapEntry {
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Read who owns what.
+    /// Read which numbers there are, and then who owns what.
     ReadOwners {
         /// In whose name.
         term: i64,
@@ -35,6 +35,34 @@ pub enum Effect {
         boot: BootId,
         /// The epoch that must still be stored; `None`: there must be no row.
         seen: Option<Epoch>,
+    },
+    /// Write the next layout of a number.
+    SetLayout {
+        /// In whose name.
+        term: i64,
+        /// The number.
+        number: WaId,
+        /// What must still be stored.
+        from: Layout,
+        /// What follows.
+        to: Layout,
+    },
+    /// Give slots from shards of one count to shards of another, in one transaction.
+    Switch {
+        /// In whose name.
+        term: i64,
+        /// The number.
+        number: WaId,
+        /// Count of the old shards.
+        from: ShardCount,
+        /// Count of the new ones.
+        to: ShardCount,
+        /// The old shards, with the epochs that must still be stored.
+        retire: Vec<(Shard, Epoch)>,
+        /// The new ones, with their owners.
+        claim: Vec<(Shard, NodeName, BootId)>,
+        /// The new epoch must be above this one.
+        above: Epoch,
     },
     /// Tell a node to start what was claimed for it.
     Acquire {

@@ -1,10 +1,13 @@
 //! Facts the master hears of.
 
-use estafet_model::{BootId, Epoch};
+use std::collections::BTreeMap;
+
+use estafet_model::{BootId, Epoch, Layout, WaId};
 
 use super::{
     Moment,
     placement::{NodeName, ShardKey},
+    resharding::Shape,
 };
 
 /// An ownership as its owner sees it.
@@ -57,6 +60,8 @@ pub struct Record {
     pub node: NodeName,
     /// To which start of its process.
     pub boot: BootId,
+    /// Whether shards of another count have its slots now.
+    pub retired: bool,
 }
 
 /// What came of dialling a node whose stream broke.
@@ -112,6 +117,13 @@ pub enum Event {
         /// The rows.
         records: Vec<Record>,
     },
+    /// The database said which numbers there are.
+    NumbersRead {
+        /// For whom it was read.
+        term: i64,
+        /// All of them.
+        numbers: BTreeMap<WaId, Shape>,
+    },
     /// The owners could not be read.
     OwnersUnread {
         /// For whom they were to be read.
@@ -132,6 +144,33 @@ pub enum Event {
         key: ShardKey,
         /// Whether what is known of the owners is out of date.
         stale: bool,
+    },
+    /// The layout of a number is stored.
+    LayoutSet {
+        /// For whom it was written.
+        term: i64,
+        /// The number.
+        number: WaId,
+        /// Its layout now.
+        layout: Layout,
+    },
+    /// Shards retired, others of their slots arose.
+    Switched {
+        /// For whom.
+        term: i64,
+        /// The number.
+        number: WaId,
+        /// Those that retired.
+        retired: Vec<ShardKey>,
+        /// Those that arose.
+        records: Vec<Record>,
+    },
+    /// A step of resharding did not take place, or nothing is known of it.
+    NotSwitched {
+        /// For whom it was tried.
+        term: i64,
+        /// The number.
+        number: WaId,
     },
     /// Time passed.
     Ticked,

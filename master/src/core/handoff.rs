@@ -47,7 +47,8 @@ impl Term {
 
     fn move_to(&mut self, now: Moment, key: &ShardKey, to: &NodeName, effects: &mut Vec<Effect>) {
         let Some(tenure) = self.tenure(key) else { return };
-        let busy = self.claims.contains_key(key) || self.moves.contains_key(key) || self.moves.len() >= MOVES;
+        let busy =
+            self.claims.contains_key(key) || self.moves.contains_key(key) || self.moves.len() >= MOVES || self.is_switching(key);
         if tenure.node == *to || busy || self.moves.values().any(|planned| planned.to == *to) {
             return;
         }
@@ -67,7 +68,8 @@ impl Term {
         let now = view.now;
         self.balanced.retain(|at| now.saturating_sub(*at) < QUIET);
         let quiet = now.saturating_sub(view.membership.changed_at()) >= QUIET && now.saturating_sub(self.began) >= NEW_LEADER;
-        let settled = self.moves.is_empty() && standings.values().all(|standing| *standing == Standing::Held);
+        let settled =
+            self.moves.is_empty() && self.switches.is_empty() && standings.values().all(|standing| *standing == Standing::Held);
         if !quiet || !settled || self.balanced.len() >= (standings.len() / 10).max(1) {
             return;
         }

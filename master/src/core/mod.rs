@@ -6,12 +6,14 @@
 //!
 //! * [`membership`]: which nodes are alive. [`placement`]: who should own what.
 //! * [`state`]: what is known. [`step`]: from fact to orders. [`handoff`]: planned moves.
+//! * [`resharding`]: a number changes its shard count.
 
 pub mod effect;
 pub mod event;
 pub mod handoff;
 pub mod membership;
 pub mod placement;
+pub mod resharding;
 pub mod state;
 pub mod step;
 #[cfg(test)]

@@ -21,8 +21,8 @@ pub struct Problem {
     pub nodes: Vec<NodeName>,
     /// Nodes that keep what they have and get nothing new (unless they are also in `nodes`).
     pub keepers: Vec<NodeName>,
-    /// Shard count of each number.
-    pub numbers: BTreeMap<WaId, ShardCount>,
+    /// The shards that are to have owners.
+    pub shards: BTreeSet<ShardKey>,
 }
 
 /// Who should own what.
@@ -32,10 +32,8 @@ pub type Plan = BTreeMap<ShardKey, NodeName>;
 pub fn solve(problem: &Problem, previous: &Plan) -> Plan {
     let mut load: BTreeMap<&NodeName, usize> = problem.nodes.iter().map(|node| (node, 0)).collect();
     let keepers: BTreeSet<&NodeName> = problem.keepers.iter().collect();
-    let keys: Vec<ShardKey> =
-        problem.numbers.iter().flat_map(|(number, count)| count.shards().map(|shard| (*number, *count, shard))).collect();
     let mut plan = Plan::new();
-    for key in &keys {
+    for key in &problem.shards {
         let Some(owner) = previous.get(key) else { continue };
         let load = load.get_mut(owner);
         if load.is_some() || keepers.contains(owner) {
@@ -43,14 +41,14 @@ pub fn solve(problem: &Problem, previous: &Plan) -> Plan {
             plan.insert(*key, owner.clone());
         }
     }
-    for key in keys {
-        if plan.contains_key(&key) {
+    for key in &problem.shards {
+        if plan.contains_key(key) {
             continue;
         }
         // The least loaded; among equals the first by name, so that all masters choose alike.
         let Some((node, count)) = load.iter_mut().min_by_key(|(node, count)| (**count, **node)) else { break };
         *count += 1;
-        plan.insert(key, (*node).clone());
+        plan.insert(*key, (*node).clone());
     }
     plan
 }
@@ -77,9 +75,12 @@ mod tests {
         Problem {
             nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
             keepers: Vec::new(),
-            numbers: (15_550_000_001..)
+            shards: (15_550_000_001..)
                 .zip(counts)
-                .map(|(number, count)| (WaId::from_u64(number).unwrap(), ShardCount::new(*count).unwrap()))
+                .flat_map(|(number, count)| {
+                    let (number, count) = (WaId::from_u64(number).unwrap(), ShardCount::new(*count).unwrap());
+                    count.shards().map(move |shard| (number, count, shard))
+                })
                 .collect(),
         }
     }
@@ -98,6 +99,15 @@ mod tests {
         assert_eq!(plan.len(), 18);
         assert!(loads(&plan).values().all(|load| *load == 6));
         assert_eq!(solve(&problem, &plan), plan);
+    }
+
+    #[test]
+    fn twenty_numbers_of_eight_shards_are_even_on_three_nodes_and_on_the_two_that_are_left() {
+        let plan = solve(&problem(&["a", "b", "c"], &[8; 20]), &Plan::new());
+        assert!(plan.len() == 160 && loads(&plan).values().all(|load| *load <= 54), "{:?}", loads(&plan));
+        let after = solve(&problem(&["a", "c"], &[8; 20]), &plan);
+        assert!(after.len() == 160 && loads(&after).values().all(|load| *load == 80), "{:?}", loads(&after));
+        assert!(plan.iter().all(|(key, node)| node == "b" || after[key] == *node), "what has a living owner stays");
     }
 
     #[test]
@@ -123,7 +133,7 @@ mod tests {
         let mut shaky = problem(&["b"], &[8]);
         shaky.keepers = vec!["a".to_owned()];
         assert!(solve(&shaky, &Plan::new()).values().all(|node| node == "b"));
-        shaky.numbers = problem(&[], &[4]).numbers;
+        shaky.shards = problem(&[], &[4]).shards;
         assert_eq!(solve(&shaky, &before), before);
     }
 

@@ -6,18 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use estafet_model::{BootId, Epoch, ShardCount, WaId};
+use estafet_model::{BootId, Epoch, Group, ShardCount, WaId};
 
 use super::{
     MapEntry, Moment, Record,
     membership::Membership,
     placement::{NodeName, ShardKey},
+    resharding::Shape,
 };
 
 /// The state machine of a master.
 #[derive(Debug)]
 pub struct Core {
-    pub(super) numbers: BTreeMap<WaId, ShardCount>,
+    pub(super) numbers: BTreeMap<WaId, Shape>,
     /// When the first event came.
     pub(super) began: Option<Moment>,
     pub(super) last_step: Moment,
@@ -59,6 +60,14 @@ pub(super) struct Term {
     pub(super) moves: BTreeMap<ShardKey, Move>,
     /// Moves for balance within the last window.
     pub(super) balanced: VecDeque<Moment>,
+    /// Groups whose slots are being given to shards of another count, by number.
+    pub(super) switches: BTreeMap<WaId, Switching>,
+    /// Numbers whose layout is being written.
+    pub(super) stepping: BTreeSet<WaId>,
+    /// When a number whose step failed may be tried again.
+    pub(super) reshard_after: BTreeMap<WaId, Moment>,
+    /// Whether the numbers were read in this term.
+    pub(super) numbers_known: bool,
     /// Outdated holdings that were told to end.
     pub(super) released: BTreeSet<(NodeName, ShardKey, Epoch)>,
 }
@@ -75,6 +84,19 @@ pub(super) struct Tenure {
     pub(super) over: bool,
     /// The next epoch must be above this one.
     pub(super) above: Epoch,
+    /// Its slots belong to shards of another count.
+    pub(super) retired: bool,
+}
+
+/// A group that is being switched.
+#[derive(Clone, Debug)]
+pub(super) struct Switching {
+    pub(super) from: ShardCount,
+    pub(super) group: Group,
+    /// When the old owners were told to let go.
+    pub(super) since: Moment,
+    /// The transaction is under way.
+    pub(super) ordered: bool,
 }
 
 /// A planned move.
@@ -86,7 +108,15 @@ pub(super) struct Move {
 
 impl Tenure {
     pub(super) fn new(record: Record, since: Moment) -> Self {
-        Self { epoch: record.epoch, node: record.node, boot: record.boot, since, over: false, above: Epoch::default() }
+        Self {
+            epoch: record.epoch,
+            node: record.node,
+            boot: record.boot,
+            since,
+            over: false,
+            above: Epoch::default(),
+            retired: record.retired,
+        }
     }
 }
 
@@ -104,16 +134,20 @@ impl Term {
             retry_after: BTreeMap::new(),
             moves: BTreeMap::new(),
             balanced: VecDeque::new(),
+            switches: BTreeMap::new(),
+            stepping: BTreeSet::new(),
+            reshard_after: BTreeMap::new(),
+            numbers_known: false,
             released: BTreeSet::new(),
         }
     }
 }
 
 impl Core {
-    /// A follower that has heard nothing yet and will, when it leads, place these numbers.
+    /// A follower that has heard nothing yet and will, when it leads, place these numbers until it hears of others.
     pub fn new(numbers: BTreeMap<WaId, ShardCount>) -> Self {
         Self {
-            numbers,
+            numbers: numbers.into_iter().map(|(number, count)| (number, Shape::settled(count))).collect(),
             began: None,
             last_step: Moment::ZERO,
             membership: Membership::default(),

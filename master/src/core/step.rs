@@ -7,14 +7,18 @@
 //!
 //! An epoch is given out once. A node that did not start it in time gets, or loses the shard to, a new one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use estafet_model::{Epoch, ShardCount, WaId};
+use estafet_model::{Epoch, WaId};
 
 use super::{
     Core, Effect, Event, MapEntry, Moment, Record, Report,
     membership::{Health, Membership},
     placement::{NodeName, Plan, Problem, ShardKey, solve},
+    resharding::{self, Shape},
     state::{Leadership, Tenure, Term},
 };
 
@@ -34,7 +38,7 @@ const STALL: Duration = Duration::from_millis(200);
 /// What every master knows, as a leader uses it.
 pub(super) struct View<'a> {
     pub(super) now: Moment,
-    pub(super) numbers: &'a BTreeMap<WaId, ShardCount>,
+    pub(super) numbers: &'a BTreeMap<WaId, Shape>,
     pub(super) membership: &'a Membership,
     /// Whether owners that were never heard may still report.
     pub(super) observing: bool,
@@ -90,6 +94,18 @@ impl Core {
                 }
             }
             Event::Deposed => self.leadership = Leadership::Follower,
+            Event::NumbersRead { term, numbers } => self.numbers_read(term, numbers),
+            Event::LayoutSet { term, number, layout } => {
+                let mut current = false;
+                self.in_term(term, |term| current = term.stepping.remove(&number));
+                if let Some(shape) = self.numbers.get_mut(&number).filter(|_| current) {
+                    shape.layout = layout;
+                }
+            }
+            Event::Switched { term, number, retired, records } => {
+                self.in_term(term, |term| effects.extend(term.switched(now, number, &retired, records)));
+            }
+            Event::NotSwitched { term, number } => self.in_term(term, |term| term.not_switched(now, number)),
             Event::OwnersRead { term, records } => self.in_term(term, |term| term.owners_read(now, records)),
             Event::OwnersUnread { term } => self.in_term(term, |term| {
                 term.reading = false;
@@ -113,6 +129,22 @@ impl Core {
         }
     }
 
+    fn numbers_read(&mut self, term: i64, mut numbers: BTreeMap<WaId, Shape>) {
+        let Leadership::Leader(leading) = &mut self.leadership else { return };
+        if leading.number != term {
+            return;
+        }
+        leading.numbers_known = true;
+        // What this leader is writing is newer than what was read before.
+        for (number, shape) in numbers.iter_mut() {
+            if let Some(known) = self.numbers.get(number).filter(|_| leading.stepping.contains(number)) {
+                shape.layout = known.layout;
+            }
+        }
+        self.map.retain(|key, _| numbers.contains_key(&key.0));
+        self.numbers = numbers;
+    }
+
     /// Words that were meant for an earlier term are not heard.
     fn in_term(&mut self, number: i64, then: impl FnOnce(&mut Term)) {
         if let Leadership::Leader(term) = &mut self.leadership
@@ -128,8 +160,13 @@ impl Core {
         }
         let mut news = Vec::new();
         for holding in report.holdings.iter().filter(|holding| holding.active) {
-            let known = self.map.get(&holding.key);
-            if known.is_none_or(|known| known.epoch < holding.epoch) {
+            if self.map.get(&holding.key).is_some_and(|known| known.epoch >= holding.epoch) {
+                continue;
+            }
+            // Epochs of a slot only grow, whatever the count: an older one is a shard that was split or merged.
+            let overlapping: Vec<ShardKey> = self.map.keys().filter(|key| overlap(key, &holding.key)).copied().collect();
+            if overlapping.iter().all(|key| self.map[key].epoch < holding.epoch) {
+                overlapping.iter().for_each(|key| drop(self.map.remove(key)));
                 let entry = MapEntry { key: holding.key, epoch: holding.epoch, address: report.address.clone() };
                 self.map.insert(holding.key, entry.clone());
                 news.push(entry);
@@ -151,6 +188,11 @@ impl Core {
             }
         }
     }
+}
+
+fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
+    let (mine, theirs) = (one.1.slots_of(one.2), other.1.slots_of(other.2));
+    one.0 == other.0 && mine.start() <= theirs.end() && theirs.start() <= mine.end()
 }
 
 impl Term {
@@ -189,17 +231,20 @@ impl Term {
         }
         let standings = self.standings(view);
         let candidates = view.membership.candidates(view.now);
-        let problem = Problem { nodes: candidates, keepers: view.membership.keepers(), numbers: view.numbers.clone() };
+        let problem =
+            Problem { nodes: candidates, keepers: view.membership.keepers(), shards: standings.keys().copied().collect() };
         let plan = solve(&problem, &self.previous(&problem.nodes, &standings));
         self.claim_orphans(view, &plan, &standings, effects);
         self.hand_off(view, &plan, &standings, effects);
         self.balance(view, &problem, &plan, &standings, effects);
+        self.reshard(view, &plan, &standings, effects);
         self.release_outdated(view, effects);
     }
 
     fn standings(&self, view: &View<'_>) -> BTreeMap<ShardKey, Standing> {
-        let keys = view.numbers.iter().flat_map(|(number, count)| count.shards().map(|shard| (*number, *count, shard)));
-        keys.map(|key| (key, self.standing(&key, view))).collect()
+        let of_number = |(number, shape): (&WaId, &Shape)| resharding::shards(*number, shape.layout, |key| self.is_retired(key));
+        let keys: BTreeSet<ShardKey> = view.numbers.iter().flat_map(of_number).collect();
+        keys.into_iter().map(|key| (key, self.standing(&key, view))).collect()
     }
 
     pub(super) fn tenure(&self, key: &ShardKey) -> Option<&Tenure> {
@@ -209,6 +254,10 @@ impl Term {
     fn standing(&self, key: &ShardKey, view: &View<'_>) -> Standing {
         let unheard = if view.observing { Standing::Pending } else { Standing::Orphan };
         let Some(tenure) = self.tenure(key) else { return unheard };
+        // What is known of the number is older than what is known of its owners, and about to be read.
+        if tenure.retired {
+            return Standing::Pending;
+        }
         let Some(member) = view.membership.get(&tenure.node) else { return unheard };
         if tenure.over || member.boot != tenure.boot || member.health == Health::Dead {
             return Standing::Orphan;
@@ -252,7 +301,8 @@ impl Term {
             }
         }
         for (key, node) in plan {
-            let due = standings.get(key) == Some(&Standing::Orphan) || self.is_overdue(key, view.now);
+            let due =
+                !self.is_switching(key) && (standings.get(key) == Some(&Standing::Orphan) || self.is_overdue(key, view.now));
             let paused = self.retry_after.get(key).is_some_and(|after| view.now < *after);
             // A suspect keeper is planned for what is under way to it, never for something new.
             let fit = view.membership.get(node).filter(|member| member.health == Health::Alive);
@@ -274,7 +324,8 @@ impl Term {
         self.released.retain(|(node, key, epoch)| held(node, key) == Some(*epoch));
         for (node, member) in view.membership.iter().filter(|(_, member)| member.health != Health::Dead) {
             for holding in member.holdings.values() {
-                let outdated = self.tenure(&holding.key).is_some_and(|tenure| holding.epoch < tenure.epoch);
+                let removed = self.numbers_known && !view.numbers.contains_key(&holding.key.0);
+                let outdated = removed || self.tenure(&holding.key).is_some_and(|tenure| holding.epoch < tenure.epoch);
                 if outdated && self.released.insert((node.clone(), holding.key, holding.epoch)) {
                     let (node, key, epoch) = (node.clone(), holding.key, holding.epoch);
                     effects.push(Effect::Release { term: self.number, node, key, epoch });

@@ -82,6 +82,8 @@ pub struct Api {
     base_url: String,
     http: reqwest::Client,
     authorization: Option<String>,
+    /// The business number, where a server has several.
+    number: Option<String>,
 }
 
 impl Api {
@@ -90,13 +92,19 @@ impl Api {
         estafet_runtime::install_crypto();
         // A time-out longer than any the server has: a request that hangs is an error, not a hung test.
         let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
-        Ok(Self { base_url: base_url.trim_end_matches('/').to_owned(), http, authorization: None })
+        Ok(Self { base_url: base_url.trim_end_matches('/').to_owned(), http, authorization: None, number: None })
     }
 
     /// The same caller with this `Authorization` header.
     #[must_use]
     pub fn with_authorization(&self, value: impl Into<String>) -> Self {
         Self { authorization: Some(value.into()), ..self.clone() }
+    }
+
+    /// The same caller at this business number of a server that has several.
+    #[must_use]
+    pub fn for_number(&self, number: &str) -> Self {
+        Self { number: Some(number.to_owned()), ..self.clone() }
     }
 
     /// Where the server answers.
@@ -126,6 +134,9 @@ impl Api {
         let mut request = self.http.request(method, format!("{}{path}", self.base_url));
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
+        }
+        if let Some(number) = &self.number {
+            request = request.header("X-Estafet-Number", number);
         }
         if let Some((content_type, bytes)) = body {
             request = request.header("Content-Type", content_type).body(bytes);

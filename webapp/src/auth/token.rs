@@ -5,6 +5,7 @@
 //! such, so no other algorithm can be talked into.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use estafet_model::WaId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -34,6 +35,9 @@ pub(crate) struct Claims {
     /// Generation of the account.
     #[serde(rename = "gen")]
     pub(crate) generation: i64,
+    /// The business number it is for.
+    #[serde(rename = "wa:number", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) number: Option<WaId>,
 }
 
 impl Claims {
@@ -93,6 +97,7 @@ mod tests {
             id: "r".into(),
             iat_ms: 1_800_000_000_123,
             generation: -7,
+            number: WaId::from_u64(15_550_000_001).ok(),
         }
     }
 

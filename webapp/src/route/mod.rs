@@ -46,9 +46,8 @@ pub(crate) enum Reply {
     Contacts(Vec<v1::ContactState>),
 }
 
-/// Routes requests of one number.
+/// Routes requests to the owners of slots.
 pub(crate) struct Router {
-    number: WaId,
     connect: Arc<dyn Connect>,
     around: Surroundings,
     links: RwLock<HashMap<String, Arc<Link>>>,
@@ -62,7 +61,7 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// A router that keeps a stream to every owner of the number.
+    /// A router that keeps a stream to every owner.
     pub(crate) fn start(
         config: &Config,
         connect: Arc<dyn Connect>,
@@ -72,7 +71,6 @@ impl Router {
     ) -> Arc<Self> {
         let limits = &config.limits;
         let router = Arc::new(Self {
-            number: config.number,
             connect,
             around: Surroundings {
                 tasks: tasks.clone(),
@@ -95,9 +93,8 @@ impl Router {
     }
 
     /// Sends `action` to the owner of `slot` and waits for the answer, through a handoff if need be.
-    pub(crate) async fn call(&self, slot: Slot, action: Action) -> Result<Reply, ApiError> {
-        let request =
-            v1::Request { correlation: 0, number: self.number.as_u64(), slot: u32::from(slot.get()), action: Some(action) };
+    pub(crate) async fn call(&self, number: WaId, slot: Slot, action: Action) -> Result<Reply, ApiError> {
+        let request = v1::Request { correlation: 0, number: number.as_u64(), slot: u32::from(slot.get()), action: Some(action) };
         let _under_way = self.take_room(flight::weight(&request))?;
         let deadline = Instant::now() + self.answer;
         let mut plan = Plan::new(self.hold);
@@ -105,7 +102,7 @@ impl Router {
         let mut at: Option<String> = None;
         loop {
             let seen = self.news();
-            let missed = match self.attempt(at.take(), slot, &request, deadline).await {
+            let missed = match self.attempt(at.take(), (number, slot), &request, deadline).await {
                 Ok(outcome::Result::NotOwner(v1::NotOwner { hint, .. })) => {
                     Missed::NotOwner { hint: (!hint.is_empty()).then_some(hint) }
                 }
@@ -127,12 +124,11 @@ impl Router {
 
     /// Tells every owner of the number that settings have `version` now; returns when all have
     /// answered, or after a second.
-    pub(crate) async fn reload_settings(&self, version: u64) {
-        let addresses: HashSet<String> =
-            self.around.map.borrow().owners(self.number).map(|owner| owner.address.clone()).collect();
+    pub(crate) async fn reload_settings(&self, number: WaId, version: u64) {
+        let addresses: HashSet<String> = self.around.map.borrow().owners(number).map(|owner| owner.address.clone()).collect();
         let calls = addresses.into_iter().map(|address| async move {
             let mut client = self.link(&address).client();
-            let request = v1::ReloadSettingsRequest { number: self.number.as_u64(), version };
+            let request = v1::ReloadSettingsRequest { number: number.as_u64(), version };
             match tokio::time::timeout(RELOAD_TIMEOUT, client.reload_settings(request)).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) => tracing::warn!(coreapp = address, %status, "settings not reloaded"),
@@ -143,33 +139,33 @@ impl Router {
     }
 
     /// The owner of a slot at the moment, as something to group by.
-    pub(crate) fn owner_address(&self, slot: Slot) -> Option<String> {
-        self.around.map.borrow().owner(self.number, slot).map(|owner| owner.address.clone())
+    pub(crate) fn owner_address(&self, number: WaId, slot: Slot) -> Option<String> {
+        self.around.map.borrow().owner(number, slot).map(|owner| owner.address.clone())
     }
 
     /// Returns when some node owns a part of the number; never, if the map's source has gone.
-    pub(crate) async fn until_owned(&self) {
+    pub(crate) async fn until_owned(&self, number: WaId) {
         let mut map = self.around.map.clone();
-        if map.wait_for(|map| map.owners(self.number).next().is_some()).await.is_err() {
+        if map.wait_for(|map| map.owners(number).next().is_some()).await.is_err() {
             std::future::pending().await
         }
     }
 
-    /// The gateway status of the number, or `None` while no node is known.
-    pub(crate) fn gateway_status(&self) -> Option<v1::GatewayStatus> {
-        self.around.states.overall(self.number, &self.around.map.borrow(), Instant::now())
+    /// The gateway status of a number, or `None` while no node is known.
+    pub(crate) fn gateway_status(&self, number: WaId) -> Option<v1::GatewayStatus> {
+        self.around.states.overall(number, &self.around.map.borrow(), Instant::now())
     }
 
     async fn attempt(
         &self,
         at: Option<String>,
-        slot: Slot,
+        (number, slot): (WaId, Slot),
         request: &v1::Request,
         deadline: Instant,
     ) -> Result<outcome::Result, Missed> {
         let link = match at {
             Some(address) => self.link(&address),
-            None => self.owner_link(slot).ok_or(Missed::NoOwner)?,
+            None => self.owner_link(number, slot).ok_or(Missed::NoOwner)?,
         };
         let time = deadline.saturating_duration_since(Instant::now());
         if self.naive {
@@ -178,9 +174,9 @@ impl Router {
         link.exchange(request.clone(), time).await
     }
 
-    fn owner_link(&self, slot: Slot) -> Option<Arc<Link>> {
+    fn owner_link(&self, number: WaId, slot: Slot) -> Option<Arc<Link>> {
         let map = self.around.map.borrow();
-        let Owner { address, .. } = map.owner(self.number, slot)?;
+        let Owner { address, .. } = map.owner(number, slot)?;
         if let Some(link) = self.links.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(address.as_str()) {
             return Some(link.clone());
         }
@@ -199,19 +195,16 @@ impl Router {
 
     /// Links to every owner, and none to nodes that have long left the map.
     fn follow(&self) {
-        let (ours, all): (HashSet<String>, HashSet<String>) = {
+        let owners: HashSet<String> = {
             let map = self.around.map.borrow();
             self.metrics.map(&map);
-            (
-                map.owners(self.number).map(|owner| owner.address.clone()).collect(),
-                map.iter().map(|(_, owner)| owner.address.clone()).collect(),
-            )
+            map.iter().map(|(_, owner)| owner.address.clone()).collect()
         };
-        for address in &ours {
+        for address in &owners {
             self.link(address);
         }
         self.links.write().unwrap_or_else(|poisoned| poisoned.into_inner()).retain(|address, link| {
-            let stays = all.contains(address) || link.made_at().elapsed() < UNMAPPED_LINK;
+            let stays = owners.contains(address) || link.made_at().elapsed() < UNMAPPED_LINK;
             if !stays {
                 self.around.states.forget(address);
             }

@@ -18,8 +18,8 @@ use crate::{
 /// Certificates in one bundle.
 const MOST: usize = 256;
 
-pub(super) async fn read(app: Arc<App>, _: Call) -> Outcome {
-    match app.settings.read().await?.webhooks.ca {
+pub(super) async fn read(_: Arc<App>, call: Call) -> Outcome {
+    match call.tenant()?.settings.read().await?.webhooks.ca {
         Some(pem) => Ok(Answer::text("text/plain", pem)),
         None => Err(ApiError::new(Code::NotFound, "No CA certificate for webhooks was uploaded").into()),
     }
@@ -27,12 +27,12 @@ pub(super) async fn read(app: Arc<App>, _: Call) -> Outcome {
 
 pub(super) async fn write(app: Arc<App>, mut call: Call) -> Outcome {
     let body = call.text(&app).await?;
-    app.settings.set_webhook_ca(Some(authorities(&body)?)).await?;
+    call.tenant()?.settings.set_webhook_ca(Some(authorities(&body)?)).await?;
     Ok(Answer::nothing())
 }
 
-pub(super) async fn remove(app: Arc<App>, _: Call) -> Outcome {
-    app.settings.set_webhook_ca(None).await?;
+pub(super) async fn remove(_: Arc<App>, call: Call) -> Outcome {
+    call.tenant()?.settings.set_webhook_ca(None).await?;
     Ok(Answer::nothing())
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn check(app: Arc<App>, mut call: Call) -> Outcome {
     let contacts = match app.config.contact_mode {
         ContactMode::AlwaysValid => contacts::rows(&query, |_| Finding::Valid),
         ContactMode::Live => {
-            let found = app.contacts.find(&query).await;
+            let found = call.tenant()?.contacts.find(&query).await;
             contacts::rows(&query, |number| found.get(&number).copied().unwrap_or(Finding::Processing))
         }
     };

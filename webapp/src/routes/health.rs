@@ -23,10 +23,11 @@ struct Node {
     gateway_status: &'static str,
 }
 
-pub(super) async fn read(app: Arc<App>, _: Call) -> Outcome {
+pub(super) async fn read(app: Arc<App>, call: Call) -> Outcome {
+    let number = call.tenant()?.number;
     let status = if app.config.registered {
         app.router
-            .gateway_status()
+            .gateway_status(number)
             .ok_or_else(|| ApiError::new(Code::Internal, "Connection timed out. Please check if a coreapp is running"))?
     } else {
         GatewayStatus::Unregistered

@@ -35,12 +35,13 @@ struct Message {
 pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
     let body = call.json(&app).await?;
     ready(&app)?;
+    let tenant = call.tenant()?;
     let templates = app.templates.current();
-    let accepted = message::accept(&body, app.message_rules(&templates))?;
+    let accepted = message::accept(&body, app.message_rules(tenant.number, &templates))?;
     if accepted.asked_fallback {
         app.metrics.asked_fallback();
     }
-    if app.config.legacy_contact_check && !app.contacts.is_known_valid(accepted.recipient).await {
+    if app.config.legacy_contact_check && !tenant.contacts.is_known_valid(accepted.recipient).await {
         return Err(ApiError::new(Code::NotFound, "unknown contact").into());
     }
     let submitted_at_ms = app.clock.now_ms();
@@ -51,7 +52,7 @@ pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
         body: accepted.body.into(),
         submitted_at_ms,
     };
-    app.router.call(Slot::of(accepted.recipient), Action::Submit(submit)).await?;
+    app.router.call(tenant.number, Slot::of(accepted.recipient), Action::Submit(submit)).await?;
     Ok(Answer::created(&Sent {
         contacts: [Contact { input: &accepted.input, wa_id: accepted.recipient }],
         messages: [Message { id: MessageId::outgoing(accepted.recipient, key).to_string() }],
@@ -73,7 +74,7 @@ pub(super) async fn mark(app: Arc<App>, mut call: Call) -> Outcome {
     if parsed.direction() == Direction::Outgoing {
         return Err(ApiError::invalid("message-id", "is the id of an outgoing message").into());
     }
-    app.router.call(Slot::of(parsed.phone()), Action::MarkRead(MarkRead { message_id })).await?;
+    app.router.call(call.tenant()?.number, Slot::of(parsed.phone()), Action::MarkRead(MarkRead { message_id })).await?;
     Ok(Answer::nothing())
 }
 

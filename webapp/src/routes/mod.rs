@@ -7,6 +7,7 @@ mod health;
 mod login;
 mod messages;
 mod settings;
+mod shards;
 mod users;
 
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
@@ -27,10 +28,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     answer::{Answer, Outcome},
-    app::App,
+    app::{Admission, App},
     auth::{self, Access, Caller},
     http::Peer,
     limiter::Class,
+    numbers::Tenant,
     request,
 };
 
@@ -46,10 +48,16 @@ const REQUEST_ID_LIMIT: usize = 128;
 pub(crate) struct Call {
     pub(crate) caller: Caller,
     pub(crate) parts: Parts,
+    tenant: Result<Arc<Tenant>, ApiError>,
     body: Body,
 }
 
 impl Call {
+    /// The number the request is for.
+    pub(crate) fn tenant(&self) -> Result<&Arc<Tenant>, ApiError> {
+        self.tenant.as_ref().map_err(Clone::clone)
+    }
+
     /// The body of a JSON endpoint.
     pub(crate) async fn json(&mut self, app: &App) -> Result<Bytes, ApiError> {
         let limits = &app.config.limits;
@@ -123,6 +131,10 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
                 (M::DELETE, Admin, Others, handler(certificates::remove)),
             ],
         ),
+        (
+            "/v1/account/shards",
+            vec![(M::GET, Admin, Others, handler(shards::read)), (M::POST, Admin, Others, handler(shards::change))],
+        ),
         ("/metrics", vec![(M::GET, open_metrics, Free, handler(health::metrics))]),
     ];
     for (path, methods) in table {
@@ -164,7 +176,7 @@ where
         let (parts, body) = request.into_parts();
         let method = method_name(&parts.method);
         let outcome = match app.admit(access, class, &parts.headers).await {
-            Ok(caller) => handle(app.clone(), Call { caller, parts, body }).await,
+            Ok(Admission { caller, tenant }) => handle(app.clone(), Call { caller, parts, tenant, body }).await,
             Err(error) => Err(error.into()),
         };
         let response = app.renderer.outcome(outcome);

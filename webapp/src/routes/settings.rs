@@ -12,9 +12,10 @@ use crate::{
     json,
 };
 
-pub(super) async fn read(app: Arc<App>, _: Call) -> Outcome {
-    let settings = app.settings.read().await?;
-    let number = app.config.registered.then_some(app.config.number);
+pub(super) async fn read(app: Arc<App>, call: Call) -> Outcome {
+    let tenant = call.tenant()?;
+    let settings = tenant.settings.read().await?;
+    let number = app.config.registered.then_some(tenant.number);
     Ok(Answer::ok(&json!({ "settings": { "application": patch::render(&settings, number) } })))
 }
 
@@ -22,14 +23,14 @@ pub(super) async fn change(app: Arc<App>, mut call: Call) -> Outcome {
     if let Some(body) = call.optional_json(&app).await? {
         let change = object(&body)?;
         if !change.is_empty() {
-            app.settings.change(&change).await?;
+            call.tenant()?.settings.change(&change).await?;
         }
     }
     Ok(Answer::nothing())
 }
 
-pub(super) async fn reset(app: Arc<App>, _: Call) -> Outcome {
-    app.settings.reset().await?;
+pub(super) async fn reset(_: Arc<App>, call: Call) -> Outcome {
+    call.tenant()?.settings.reset().await?;
     Ok(Answer::nothing())
 }
 

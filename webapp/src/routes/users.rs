@@ -47,16 +47,16 @@ pub(super) async fn create(app: Arc<App>, mut call: Call) -> Outcome {
     check_username(username)?;
     check_password(password, "password")?;
     let hash = app.hasher.hash(password).await?;
-    let created = app.accounts.create(username, Role::User, hash, false).await;
+    let created = call.tenant()?.accounts.create(username, Role::User, hash, false).await;
     if !created.map_err(|error| store_failure("create a user", &error))? {
         return Err(ApiError::new(Code::Internal, "Unable to create user. Already exist?").with_status(400).into());
     }
     Ok(Answer::created(&named(username)))
 }
 
-pub(super) async fn read(app: Arc<App>, mut call: Call) -> Outcome {
+pub(super) async fn read(_: Arc<App>, mut call: Call) -> Outcome {
     let username = own_or_admin(&mut call).await?;
-    let user = app.accounts.read_fresh(&username).await?.ok_or_else(unknown)?;
+    let user = call.tenant()?.accounts.read_fresh(&username).await?.ok_or_else(unknown)?;
     let roles = Some(match user.role {
         Role::Admin => "ROLE_ADMIN",
         Role::User => "ROLE_USER",
@@ -70,20 +70,20 @@ pub(super) async fn update(app: Arc<App>, mut call: Call) -> Outcome {
     let request = parse_object(&body)?;
     let password = request.required_text("password", "password")?;
     check_password(password, "password")?;
-    if app.accounts.read_fresh(&username).await?.is_none() {
+    if call.tenant()?.accounts.read_fresh(&username).await?.is_none() {
         return Err(unknown().into());
     }
     let hash = app.hasher.hash(password).await?;
-    app.accounts.set_password(&username, hash).await?.ok_or_else(unknown)?;
+    call.tenant()?.accounts.set_password(&username, hash).await?.ok_or_else(unknown)?;
     Ok(Answer::ok(&named(&username)))
 }
 
-pub(super) async fn delete(app: Arc<App>, mut call: Call) -> Outcome {
+pub(super) async fn delete(_: Arc<App>, mut call: Call) -> Outcome {
     let username = call.path_parameter().await.ok_or_else(unknown)?;
     if username == ADMIN {
         return Err(ApiError::invalid("username", "names the built-in account, which cannot be deleted").into());
     }
-    if !app.accounts.delete(&username).await? {
+    if !call.tenant()?.accounts.delete(&username).await? {
         return Err(unknown().into());
     }
     Ok(Answer::ok(&named(&username)))

@@ -6,6 +6,7 @@ mod core;
 mod input;
 mod login;
 mod messages;
+mod numbers;
 mod routing;
 mod settings;
 mod templates;

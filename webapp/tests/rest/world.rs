@@ -60,7 +60,7 @@ pub fn connected(shard: u32, shard_count: u32) -> Vec<NumberState> {
 
 pub fn registered() -> Config {
     Config {
-        number: number(),
+        number: Some(number()),
         registered: true,
         initial_admin_password: Some(ADMIN_PASSWORD.to_owned()),
         api_key: Some("key-0123456789".to_owned()),

@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
+use estafet_model::ShardCount;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use super::{
     key,
     world::{Life, World},
 };
-use crate::core::Event;
+use crate::core::{Event, resharding::Shape};
 
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 const SHARDS: u32 = 16;
 
 fn happen(world: &mut World, chance: &mut SmallRng) {
     let node = NODES[chance.random_range(0..NODES.len())];
-    match chance.random_range(0..20) {
+    match chance.random_range(0..22) {
         0..=2 => world.start(node),
         3 => world.set(node, Life::Gone),
         4 => world.set(node, Life::Hung),
@@ -29,6 +30,8 @@ fn happen(world: &mut World, chance: &mut SmallRng) {
         10 => world.feed(Event::Deposed),
         11 => world.renews = !world.renews,
         12 => world.database_up = !world.database_up,
+        13 => world.want(1 << chance.random_range(0..6)),
+        14 => world.loses_answers = !world.loses_answers,
         _ => world.wait(Duration::from_millis(chance.random_range(1..16) * 50)),
     }
 }
@@ -41,12 +44,14 @@ fn whatever_happens_the_rules_hold_and_calm_brings_every_shard_to_a_living_node(
         for _ in 0..150 {
             happen(&mut world, &mut chance);
         }
-        (world.renews, world.database_up) = (true, true);
+        (world.renews, world.database_up, world.loses_answers) = (true, true, false);
+        world.want(SHARDS);
         for node in &NODES[..2] {
             world.start(node);
         }
         world.feed(Event::Elected { term: i64::MAX, renewed: world.now });
-        world.wait(Duration::from_secs(10));
+        world.wait(Duration::from_secs(20));
+        assert!(world.numbers.values().all(|shape| *shape == Shape::settled(ShardCount::new(SHARDS).unwrap())), "seed {seed}");
         let held: usize = world.loads().values().sum();
         assert_eq!(
             held,
@@ -55,5 +60,33 @@ fn whatever_happens_the_rules_hold_and_calm_brings_every_shard_to_a_living_node(
             world.loads(),
             world.log[world.log.len().saturating_sub(40)..].join("\n")
         );
+    }
+}
+
+/// A new leader after every step: whatever the last one had begun is finished.
+#[test]
+fn a_leader_that_changes_at_every_step_finishes_what_the_last_one_began() {
+    for lost in [false, true] {
+        let mut world = World::new(1);
+        ["a", "b", "c"].iter().for_each(|node| world.start(node));
+        world.feed(Event::Elected { term: 1, renewed: world.now });
+        world.wait(Duration::from_secs(2));
+        for (turn, wanted) in [2, 4, 8, 4, 1].into_iter().enumerate() {
+            let goal = Shape::settled(ShardCount::new(wanted).unwrap());
+            world.want(wanted);
+            for round in 0.. {
+                assert!(round < 400, "{wanted} shards: {:?}\n{}", world.numbers, world.log.join("\n"));
+                world.wait(Duration::from_millis(50 * (1 + (round % 7))));
+                if world.numbers.values().all(|shape| *shape == goal) {
+                    break;
+                }
+                world.loses_answers = lost && round % 3 == 0;
+                world.feed(Event::Deposed);
+                world.feed(Event::Elected { term: (turn as i64 + 1) * 1000 + round as i64, renewed: world.now });
+            }
+            world.loses_answers = false;
+            world.wait(Duration::from_secs(4));
+            assert_eq!(world.loads().values().sum::<usize>(), wanted as usize);
+        }
     }
 }

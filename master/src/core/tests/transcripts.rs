@@ -36,6 +36,8 @@ fn play(text: &str) -> String {
             ["depose"] => world.feed(Event::Deposed),
             ["etcd", state] => world.renews = state == "up",
             ["database", state] => world.database_up = state == "up",
+            ["want", count] => world.want(count.parse().unwrap()),
+            ["answers", state] => world.loses_answers = state == "lost",
             ["wait", ms] => world.wait(Duration::from_millis(ms.parse().unwrap())),
             _ => panic!("unknown command: {command}"),
         }
@@ -75,6 +77,11 @@ fn a_leader_without_its_lease_steps_down_and_the_next_keeps_living_owners() {
 #[test]
 fn an_epoch_is_given_out_once_and_the_next_is_above_all_that_was_seen() {
     follows(include_str!("../transcripts/epochs.txt"));
+}
+
+#[test]
+fn a_count_changes_group_by_group_and_the_next_leader_goes_on() {
+    follows(include_str!("../transcripts/resharding.txt"));
 }
 
 #[test]

@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{BootId, Epoch};
+use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId};
 
 use super::super::{
     Core, Effect, Ending, Event, Holding, Moment, Record, Redial, Report,
     membership::Health,
     placement::{NodeName, ShardKey},
+    resharding::Shape,
 };
 
 const TICK: Duration = Duration::from_millis(50);
@@ -38,9 +39,12 @@ pub(super) struct World {
     pub(super) core: Core,
     pub(super) now: Moment,
     pub(super) database: BTreeMap<ShardKey, Record>,
+    pub(super) numbers: BTreeMap<WaId, Shape>,
     pub(super) database_up: bool,
     pub(super) processes: BTreeMap<NodeName, Process>,
     pub(super) log: Vec<String>,
+    /// Whether the database does what it is told and does not say so.
+    pub(super) loses_answers: bool,
     /// Whether the lease is renewed by itself.
     pub(super) renews: bool,
     boots: u8,
@@ -53,6 +57,8 @@ impl World {
             core: Core::new(BTreeMap::from([(number, count)])),
             now: Moment::ZERO,
             database: BTreeMap::new(),
+            numbers: BTreeMap::from([(number, Shape::settled(count))]),
+            loses_answers: false,
             database_up: true,
             processes: BTreeMap::new(),
             log: Vec::new(),
@@ -143,6 +149,11 @@ impl World {
             self.check();
             for effect in effects {
                 self.log.push(format!("{:>6} {}", self.now.as_millis(), line(&effect)));
+                if let Effect::ReadOwners { term } = effect
+                    && self.database_up
+                {
+                    events.push_back(Event::NumbersRead { term, numbers: self.numbers.clone() });
+                }
                 events.extend(self.carry_out(effect));
             }
         }
@@ -155,6 +166,10 @@ impl World {
                 Some(Event::OwnersRead { term, records: self.database.values().cloned().collect() })
             }
             Effect::ReadOwners { term } => Some(Event::OwnersUnread { term }),
+            Effect::SetLayout { term, number, from, to } => Some(self.set_layout(term, number, from, to)),
+            Effect::Switch { term, number, from, to, retire, claim, above } => {
+                Some(self.switch(term, (number, from, to), &retire, &claim, above))
+            }
             Effect::Claim { term, key, node, boot, seen } => {
                 let health = self.core.membership().get(&node).map(|member| member.health);
                 assert_eq!(health, Some(Health::Alive), "only a node that lives is given a shard");
@@ -186,12 +201,71 @@ impl World {
             return Event::ClaimFailed { term, key, stale: false };
         }
         let stored = self.database.get(&key).map(|record| record.epoch);
-        if stored != seen {
+        if stored != seen || self.database.get(&key).is_some_and(|record| record.retired) {
             return Event::ClaimFailed { term, key, stale: true };
         }
-        let record = Record { key, epoch: stored.unwrap_or_default().next(), node, boot };
+        assert!(!self.database.values().any(|other| !other.retired && other.key != key && overlap(&other.key, &key)), "{key:?}");
+        let record = Record { key, epoch: stored.unwrap_or_default().next(), node, boot, retired: false };
         self.database.insert(key, record.clone());
         Event::Claimed { term, record }
+    }
+
+    /// Somebody asks for another count; the leader reads it.
+    pub(super) fn want(&mut self, count: u32) {
+        for shape in self.numbers.values_mut() {
+            shape.wanted = ShardCount::new(count).unwrap();
+        }
+        if let (Some(term), true) = (self.core.term(), self.database_up) {
+            self.feed(Event::NumbersRead { term, numbers: self.numbers.clone() });
+        }
+    }
+
+    fn set_layout(&mut self, term: i64, number: WaId, from: Layout, to: Layout) -> Event {
+        let shape = self.numbers.get_mut(&number).unwrap();
+        if !self.database_up || shape.layout != from {
+            return Event::NotSwitched { term, number };
+        }
+        shape.layout = to;
+        if self.loses_answers { Event::NotSwitched { term, number } } else { Event::LayoutSet { term, number, layout: to } }
+    }
+
+    fn switch(
+        &mut self,
+        term: i64,
+        (number, from, to): (WaId, ShardCount, ShardCount),
+        retire: &[(Shard, Epoch)],
+        claim: &[(Shard, NodeName, BootId)],
+        above: Epoch,
+    ) -> Event {
+        let stored = |(shard, seen): &(Shard, Epoch)| {
+            self.database.get(&(number, from, *shard)).is_some_and(|record| !record.retired && record.epoch == *seen)
+        };
+        if !self.database_up || self.numbers[&number].layout != (Layout::Switch { from, to }) || !retire.iter().all(stored) {
+            return Event::NotSwitched { term, number };
+        }
+        let retired: Vec<ShardKey> = retire.iter().map(|(shard, _)| (number, from, *shard)).collect();
+        for key in &retired {
+            let record = self.database.get_mut(key).unwrap();
+            (record.epoch, record.retired) = (record.epoch.next(), true);
+        }
+        let arising: Vec<ShardKey> = claim.iter().map(|(shard, ..)| (number, to, *shard)).collect();
+        let touched = self.database.values().filter(|record| arising.iter().any(|key| overlap(key, &record.key)));
+        let epoch = touched.map(|record| record.epoch).max().unwrap_or_default().max(above).next();
+        let records: Vec<Record> = claim
+            .iter()
+            .map(|(shard, node, boot)| Record {
+                key: (number, to, *shard),
+                epoch,
+                node: node.clone(),
+                boot: *boot,
+                retired: false,
+            })
+            .collect();
+        for record in &records {
+            let before = self.database.insert(record.key, record.clone());
+            assert!(before.is_none_or(|before| before.retired && before.epoch < epoch), "{record:?}");
+        }
+        if self.loses_answers { Event::NotSwitched { term, number } } else { Event::Switched { term, number, retired, records } }
     }
 
     fn heard(&self, node: &NodeName) -> Option<Event> {
@@ -215,6 +289,11 @@ impl World {
                 .filter(|(_, process)| process.holdings.get(key).is_some_and(|holding| holding.epoch == record.epoch));
             let owners: Vec<&NodeName> = current.map(|(node, _)| node).collect();
             assert!(owners.len() <= 1 && owners.iter().all(|node| **node == record.node), "{key:?}: {owners:?}, I1");
+            assert!(!record.retired || owners.is_empty(), "{key:?} is retired and owned by {owners:?}, I1");
+        }
+        let living: Vec<&ShardKey> = self.database.values().filter(|record| !record.retired).map(|record| &record.key).collect();
+        for (place, key) in living.iter().enumerate() {
+            assert!(!living[place + 1..].iter().any(|other| overlap(key, other)), "{key:?} shares slots, I1");
         }
         let super::super::state::Leadership::Leader(term) = &self.core.leadership else { return };
         assert!(term.moves.len() <= 8, "at most eight moves at once");
@@ -234,6 +313,11 @@ impl World {
     }
 }
 
+fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
+    let (mine, theirs) = (one.1.slots_of(one.2), other.1.slots_of(other.2));
+    one.0 == other.0 && mine.start() <= theirs.end() && theirs.start() <= mine.end()
+}
+
 /// An order, in one line.
 fn line(effect: &Effect) -> String {
     let name = |(_, count, shard): &ShardKey| format!("{shard}/{}", count.get());
@@ -249,6 +333,12 @@ fn line(effect: &Effect) -> String {
         Effect::Publish(entries) => {
             let entries = entries.iter().map(|entry| format!("{} at {} in {}", name(&entry.key), entry.address, entry.epoch));
             format!("publish {}", entries.collect::<Vec<_>>().join(", "))
+        }
+        Effect::SetLayout { from, to, .. } => format!("layout {from:?} becomes {to:?}").replace("ShardCount", ""),
+        Effect::Switch { from, to, retire, claim, .. } => {
+            let retire = retire.iter().map(|(shard, seen)| format!("{shard}/{} in {seen}", from.get()));
+            let claim = claim.iter().map(|(shard, node, _)| format!("{shard}/{} for {node}", to.get()));
+            format!("switch {} to {}", retire.collect::<Vec<_>>().join(", "), claim.collect::<Vec<_>>().join(", "))
         }
         Effect::Resign => "resign".to_owned(),
     }

@@ -151,11 +151,9 @@ impl Cluster {
     }
 
     async fn webapp_flags(&self, name: &str) -> anyhow::Result<Vec<String>> {
-        let number = self.options.numbers.first().context("a cluster has at least one number")?;
         let mut flags = pairs([
             ("--master", self.masters_for(name).await?),
             ("--database-url", self.database_url(name).await?),
-            ("--number", number.clone()),
             ("--admin-password", ADMIN_PASSWORD.to_owned()),
         ]);
         flags.push("--allow-loopback-http".to_owned());
@@ -247,9 +245,39 @@ impl Cluster {
     pub async fn login(&self) -> anyhow::Result<Vec<Api>> {
         let mut admins = Vec::new();
         for webapp in self.of(Role::Webapp) {
-            admins.push(Api::anonymous(webapp.base_url()?)?.login("admin", ADMIN_PASSWORD).await?);
+            let mut api = Api::anonymous(webapp.base_url()?)?;
+            if let [first, _, ..] = self.options.numbers.as_slice() {
+                api = api.for_number(first);
+            }
+            admins.push(api.login("admin", ADMIN_PASSWORD).await?);
         }
         Ok(admins)
+    }
+
+    /// Logs the admin of each number in at the first webapp.
+    pub async fn login_each(&self, numbers: &[String]) -> anyhow::Result<Vec<Api>> {
+        let webapp = self.of(Role::Webapp).next().context("the cluster has no webapp")?;
+        let mut admins = Vec::new();
+        for number in numbers {
+            admins.push(Api::anonymous(webapp.base_url()?)?.for_number(number).login("admin", ADMIN_PASSWORD).await?);
+        }
+        Ok(admins)
+    }
+
+    /// A number as `estafet number list --json` shows it.
+    pub async fn number(&self, number: &str) -> anyhow::Result<serde_json::Value> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command.args(["number", "list", "--json", "--database-url", &self.database_url]);
+        let output = command.output().await.context("estafet number")?;
+        ensure!(output.status.success(), "estafet number: {}", String::from_utf8_lossy(&output.stderr));
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+        rows.into_iter().find(|row| row["number"] == number).with_context(|| format!("no number {number}"))
+    }
+
+    /// Takes a process out of the cluster, to do with it what one wants.
+    pub fn take(&mut self, name: &str) -> anyhow::Result<Member> {
+        let place = self.members.iter().position(|member| member.name() == name);
+        Ok(self.members.remove(place.with_context(|| format!("there is no {name}"))?))
     }
 
     /// Addresses of the masters, for `estafet status --masters`.

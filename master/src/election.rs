@@ -9,11 +9,16 @@
 //! and the next is refused), the standby revokes its lease instead of waiting for the end of it. When our own
 //! process dies, the same happens to us. A lease proves nothing about shards; the epoch does (**I2**).
 
-use std::{io, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use estafet_runtime::{Backoff, Tasks};
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KeyValue, PutOptions, SortOrder, SortTarget,
+    TlsOptions, Txn, TxnOp,
 };
 use tokio::{
     io::AsyncReadExt as _,
@@ -29,10 +34,54 @@ const TTL: i64 = 3;
 const RENEW: Duration = Duration::from_millis(500);
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_millis(300);
+/// How long connecting and logging in may take.
+const LOGIN: Duration = Duration::from_secs(2);
 /// How long a watch is trusted before the keys are listed again.
 const TRUST: Duration = Duration::from_secs(1);
 /// Pause after a call that failed.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How etcd is told who asks. Files are read for every new client.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Certificates of the authorities that members with `https://` addresses are from (PEM).
+    pub ca: Option<PathBuf>,
+    /// Certificate shown to them, and its key (PEM).
+    pub cert: Option<(PathBuf, PathBuf)>,
+    /// User and password, when etcd has authentication on.
+    pub user: Option<(String, String)>,
+}
+
+impl fmt::Debug for Access {
+    /// Leaves the password out (I10).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.user.as_ref().map(|(name, _)| name);
+        f.debug_struct("Access").field("ca", &self.ca).field("cert", &self.cert).field("user", &user).finish()
+    }
+}
+
+impl Access {
+    /// A token that ended is renewed by the client, and the call repeated.
+    async fn options(&self) -> Result<ConnectOptions, Error> {
+        let mut options =
+            ConnectOptions::new().with_connect_timeout(DEADLINE).with_keep_alive(RENEW, RENEW).with_auto_token_refresh(true);
+        if let Some((name, password)) = &self.user {
+            options = options.with_user(name, password);
+        }
+        if let Some(ca) = &self.ca {
+            let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(pem(ca).await?));
+            if let Some((cert, key)) = &self.cert {
+                tls = tls.identity(Identity::from_pem(pem(cert).await?, pem(key).await?));
+            }
+            options = options.with_tls(tls);
+        }
+        Ok(options)
+    }
+}
+
+async fn pem(path: &Path) -> Result<Vec<u8>, Error> {
+    tokio::fs::read(path).await.map_err(|source| Error::File { path: path.to_owned(), source })
+}
 
 /// Why a campaign or a write failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +97,14 @@ pub enum Error {
     /// etcd did not answer in time.
     #[error("etcd did not answer in time: {0}")]
     Late(&'static str),
+    /// A file of the access to etcd cannot be read.
+    #[error("{} cannot be read", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
     /// The lease or the key is gone: the term is over.
     #[error("the lease is lost")]
     Lost,
@@ -95,8 +152,21 @@ async fn within<T>(what: &'static str, call: impl Future<Output = Result<T, etcd
 impl Candidate {
     /// Prepares connections to all members. `address` is where standbys look whether this process lives.
     pub async fn connect(endpoints: &[String], prefix: &str, address: &str, tasks: Tasks) -> Result<Self, Error> {
-        let options = ConnectOptions::new().with_connect_timeout(DEADLINE).with_keep_alive(RENEW, RENEW);
-        let client = within("connect", Client::connect(endpoints, Some(options))).await?;
+        Self::connect_as(&Access::default(), endpoints, prefix, address, tasks).await
+    }
+
+    /// The same for an etcd that asks who connects.
+    pub async fn connect_as(
+        access: &Access,
+        endpoints: &[String],
+        prefix: &str,
+        address: &str,
+        tasks: Tasks,
+    ) -> Result<Self, Error> {
+        let connecting = Client::connect(endpoints, Some(access.options().await?));
+        // With a user this logs in, and passwords are slow to check on purpose.
+        let connected = timeout(LOGIN, connecting).await.map_err(|_| Error::Late("connect"))?;
+        let client = connected.map_err(|source| Error::Etcd { what: "connect", source: Box::new(source) })?;
         Ok(Self { client, prefix: format!("{prefix}/leader/"), address: address.to_owned(), tasks })
     }
 
@@ -295,13 +365,13 @@ impl Leadership {
 }
 
 /// Reconnects to etcd until it answers.
-pub(crate) async fn candidate(endpoints: &[String], prefix: &str, address: &str, tasks: &Tasks) -> Candidate {
+pub(crate) async fn candidate(access: &Access, endpoints: &[String], prefix: &str, address: &str, tasks: &Tasks) -> Candidate {
     let mut backoff = Backoff::new(PAUSE, TRUST);
     loop {
-        match Candidate::connect(endpoints, prefix, address, tasks.clone()).await {
+        match Candidate::connect_as(access, endpoints, prefix, address, tasks.clone()).await {
             Ok(candidate) => return candidate,
             Err(error) => {
-                tracing::warn!(%error, "etcd cannot be reached");
+                tracing::warn!(error = &error as &dyn std::error::Error, "etcd cannot be reached");
                 sleep(backoff.next_delay()).await;
             }
         }

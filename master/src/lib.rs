@@ -29,7 +29,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use crate::{
     core::Event,
     driver::{Driver, Handle},
-    election::Leadership,
+    election::{Access, Leadership},
 };
 
 /// How a master works.
@@ -37,6 +37,8 @@ use crate::{
 pub struct Config {
     /// Members of the etcd cluster, `http://host:port`.
     pub etcd: Vec<String>,
+    /// How etcd is told who asks.
+    pub etcd_access: Access,
     /// Prefix of the cluster's keys.
     pub prefix: String,
     /// Where other masters reach this one, `host:port`.
@@ -80,7 +82,8 @@ pub fn start(listener: TcpListener, config: Config, store: SharedStore, clock: C
 async fn stand(config: Config, handle: Handle, resign: Arc<Notify>, tasks: Tasks) {
     let shutdown = tasks.shutdown().clone();
     let standing = async {
-        let mut candidate = election::candidate(&config.etcd, &config.prefix, &config.address, &tasks).await;
+        let connect = || election::candidate(&config.etcd_access, &config.etcd, &config.prefix, &config.address, &tasks);
+        let mut candidate = connect().await;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
             match candidate.campaign().await {
@@ -89,8 +92,10 @@ async fn stand(config: Config, handle: Handle, resign: Arc<Notify>, tasks: Tasks
                     lead(leadership, &handle, &resign).await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "campaign ended");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "campaign ended");
                     tokio::time::sleep(backoff.next_delay()).await;
+                    // With the certificates of now.
+                    candidate = connect().await;
                 }
             }
         }

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use estafet_model::{ApiError, Code, ShardMap};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::SharedStore;
+use estafet_tls::Https;
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::Channel;
 
@@ -77,12 +78,18 @@ pub trait Connect: Send + Sync {
 
 /// Prepares the webapp and serves it on `listener`; returns once it does.
 pub async fn start(listener: TcpListener, config: Config, deps: Deps) -> Result<(), Error> {
+    start_with(listener, None, config, deps).await
+}
+
+/// The same, encrypted when there is a certificate.
+pub async fn start_with(listener: TcpListener, https: Option<Https>, config: Config, deps: Deps) -> Result<(), Error> {
     let limits = config.limits.clone();
     let tasks = deps.tasks.clone();
     let app = App::prepare(config, &deps).await?;
     let answers = canned_answers(&app);
     let metrics = app.metrics.clone();
-    http::serve(listener, routes::router(app.clone(), beside(&app, deps.extra)), answers, &limits, &tasks, metrics);
+    let router = routes::router(app.clone(), beside(&app, deps.extra));
+    http::serve(listener, https, router, answers, &limits, &tasks, metrics);
     Ok(())
 }
 

@@ -19,6 +19,29 @@ pub(crate) struct TlsArgs {
     pub(crate) tls_key: Option<PathBuf>,
 }
 
+/// How etcd is told who asks.
+#[derive(Debug, Args)]
+pub(crate) struct EtcdArgs {
+    /// Certificates of the authorities that etcd's members are from (PEM), for https:// addresses.
+    #[arg(long, env = "ESTAFET_ETCD_CA", value_name = "FILE")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+    /// Certificate shown to etcd (PEM).
+    #[arg(long, env = "ESTAFET_ETCD_CERT", value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
+    pub(crate) etcd_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "ESTAFET_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
+    pub(crate) etcd_key: Option<PathBuf>,
+    /// User of etcd.
+    #[arg(long, env = "ESTAFET_ETCD_USER", requires = "etcd_secret")]
+    pub(crate) etcd_user: Option<String>,
+    /// The user's password.
+    #[arg(long, env = "ESTAFET_ETCD_PASSWORD", hide_env_values = true, group = "etcd_secret", requires = "etcd_user")]
+    pub(crate) etcd_password: Option<String>,
+    /// A file with the user's password; a line end behind it does not count.
+    #[arg(long, env = "ESTAFET_ETCD_PASSWORD_FILE", value_name = "FILE", group = "etcd_secret", requires = "etcd_user")]
+    pub(crate) etcd_password_file: Option<PathBuf>,
+}
+
 /// Options of `estafet master`.
 #[derive(Debug, Args)]
 pub(crate) struct MasterArgs {
@@ -31,6 +54,8 @@ pub(crate) struct MasterArgs {
     /// Members of the etcd cluster.
     #[arg(long, env = "ESTAFET_ETCD", value_delimiter = ',', required = true, value_name = "URL")]
     pub(crate) etcd: Vec<String>,
+    #[command(flatten)]
+    pub(crate) etcd_access: EtcdArgs,
     /// Prefix of this cluster's keys in etcd.
     #[arg(long, env = "ESTAFET_ETCD_PREFIX", default_value = "/estafet")]
     pub(crate) etcd_prefix: String,
@@ -105,6 +130,12 @@ pub(crate) struct WebappArgs {
     /// Key for health and metrics (`Authorization: Apikey ...`), 12 to 128 characters.
     #[arg(long, env = "ESTAFET_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Option<String>,
+    /// Certificate of the API, intermediates behind it (PEM): serves https. Read again when it changes.
+    #[arg(long, env = "ESTAFET_HTTPS_CERT", value_name = "FILE", requires = "https_key")]
+    pub(crate) https_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "ESTAFET_HTTPS_KEY", value_name = "FILE", requires = "https_cert")]
+    pub(crate) https_key: Option<PathBuf>,
     /// Accept `http://` callback URLs to loopback hosts.
     #[arg(long, env = "ESTAFET_ALLOW_LOOPBACK_HTTP")]
     pub(crate) allow_loopback_http: bool,

@@ -5,20 +5,20 @@
 
 pub(crate) mod args;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use estafet_coreapp::cluster::{Cluster, Membership};
 use estafet_model::ShardCount;
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::SharedStore;
-use estafet_tls::{Files, Role, Transport};
+use estafet_tls::{Files, Https, Role, Transport};
 use estafet_upstream::chat::ChatUpstream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::args::Misconfigured;
-use args::{ChatdArgs, CoreappArgs, MasterArgs, TlsArgs, WebappArgs};
+use args::{ChatdArgs, CoreappArgs, EtcdArgs, MasterArgs, TlsArgs, WebappArgs};
 
 /// How long the tasks may take to end.
 const STOP: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
     let store = open_store(&args.database_url, "estafet-master").await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_master::Config {
+        etcd_access: access(args.etcd_access, &args.etcd)?,
         etcd: args.etcd,
         prefix: args.etcd_prefix,
         transport: transport(&args.tls, Role::Master, None, Some(args.listen), &tasks)?,
@@ -94,6 +95,7 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
 pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let transport = transport(&args.tls, Role::Webapp, None, None, &tasks)?;
+    let https = https(args.https_cert.as_deref().zip(args.https_key.as_deref()), &tasks)?;
     let store = open_store(&args.database_url, "estafet-webapp").await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_webapp::Config {
@@ -114,8 +116,9 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         connect: Arc::new(estafet_webapp::cluster::Tcp(transport)),
         extra: None,
     };
-    estafet_webapp::start(listener, config, deps).await?;
-    ready("webapp", bound, &json!({ "base_url": format!("http://{bound}") }))?;
+    let scheme = if https.is_some() { "https" } else { "http" };
+    estafet_webapp::start_with(listener, https, config, deps).await?;
+    ready("webapp", bound, &json!({ "base_url": format!("{scheme}://{bound}") }))?;
     let result = until_end(&tasks).await;
     stop(&tasks).await;
     result
@@ -155,6 +158,36 @@ async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore>
     let store = estafet_store::open(url, application).await.context("message database (--database-url)")?;
     store.migrate().await.context("the schema of the message database could not be brought up to date")?;
     Ok(store)
+}
+
+fn access(args: EtcdArgs, members: &[String]) -> anyhow::Result<estafet_master::election::Access> {
+    let encrypted = members.iter().filter(|member| member.starts_with("https://")).count();
+    if (encrypted > 0) != args.etcd_ca.is_some() || !(encrypted == 0 || encrypted == members.len()) {
+        return Err(Misconfigured(vec![
+            "--etcd, --etcd-ca: https:// for all members, with their authority, or for none".to_owned(),
+        ])
+        .into());
+    }
+    let password = match args.etcd_password_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("--etcd-password-file {}", path.display()))?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+        None => args.etcd_password,
+    };
+    Ok(estafet_master::election::Access {
+        ca: args.etcd_ca,
+        cert: args.etcd_cert.zip(args.etcd_key),
+        user: args.etcd_user.zip(password),
+    })
+}
+
+/// The certificate of the API.
+fn https(files: Option<(&Path, &Path)>, tasks: &Tasks) -> anyhow::Result<Option<Https>> {
+    let Some((cert, key)) = files else { return Ok(None) };
+    let https = Https::load(cert, key, Clock::system()).context("--https-cert, --https-key")?;
+    https.follow(tasks);
+    Ok(Some(https))
 }
 
 /// How this process reaches other roles, and they it.

@@ -63,8 +63,8 @@ pub(crate) enum Invalid {
     Encoding,
     #[error("the database URL has a parameter other than {0}")]
     Parameter(&'static str),
-    #[error("sslmode: encrypted connections to PostgreSQL are not supported, use disable or prefer")]
-    Encrypted,
+    #[error("sslmode must be disable, prefer, require, verify-ca or verify-full")]
+    PostgresSslMode,
     #[error("ssl-mode must be disabled, preferred, required, verify_ca or verify_identity")]
     SslMode,
 }

@@ -133,6 +133,46 @@ mod postgres {
     checks!(tests);
 
     #[tokio::test]
+    async fn connections_are_encrypted_and_checked_as_the_url_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let issue = |name: &str| {
+            let now = estafet_runtime::Clock::system().now_ms();
+            let authority = estafet_tls::issue::Authority::open(&directory.path().join(name), "test", now).unwrap();
+            let hosts = ["127.0.0.1".to_owned()];
+            authority.issue_for_hosts("database", &hosts, now, std::time::Duration::from_secs(3600)).unwrap()
+        };
+        let (ours, other) = (issue("ours"), issue("other"));
+        let server = PostgresServer::start_encrypted(&ours);
+        let url = server.create_database("encrypted");
+        let elsewhere = url.replace("127.0.0.1", "localhost");
+        let root = format!("sslrootcert={}", ours.ca.display());
+        let other = format!("sslrootcert={}", other.ca.display());
+        let works = async |url: &str, parameters: &str| {
+            let store = estafet_store::open(&format!("{url}?{parameters}"), "conformance").await?;
+            store.migrate().await
+        };
+        for fine in ["", "sslmode=prefer", "sslmode=require", &format!("sslmode=require&{root}")] {
+            works(&url, fine).await.unwrap_or_else(|error| panic!("{fine}: {error}"));
+        }
+        works(&url, &format!("sslmode=verify-ca&{root}")).await.unwrap();
+        works(&elsewhere, &format!("sslmode=verify-ca&{root}")).await.unwrap();
+        works(&url, &format!("sslmode=verify-full&{root}")).await.unwrap();
+        works(&elsewhere, &format!("sslmode=verify-full&{root}")).await.expect_err("another name");
+        works(&url, "sslmode=disable").await.expect_err("the server asks for encryption");
+        works(&url, &format!("sslmode=require&{other}")).await.expect_err("another authority");
+        works(&url, &format!("sslmode=verify-ca&{other}")).await.expect_err("another authority");
+        works(&url, "sslmode=verify-full").await.expect_err("no public authority");
+        works(&url, "sslmode=verify-full&sslrootcert=/absent.pem").await.expect_err("no file");
+    }
+
+    #[tokio::test]
+    async fn encryption_that_the_server_does_not_have_is_not_given_up() {
+        let server = PostgresServer::start();
+        let url = format!("{}?sslmode=require", server.create_database("plain"));
+        assert!(estafet_store::open(&url, "conformance").await.is_err());
+    }
+
+    #[tokio::test]
     async fn faults_of_the_server_pass() {
         let server = PostgresServer::start();
         server_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;

@@ -3,6 +3,7 @@
 use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
+use estafet_tls::Files;
 use futures::future::try_join_all;
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -27,6 +28,7 @@ pub struct Options {
     own_group: bool,
     heartbeat: Duration,
     election: Duration,
+    certificate: Option<Files>,
 }
 
 impl Default for Options {
@@ -38,6 +40,7 @@ impl Default for Options {
             own_group: false,
             heartbeat: Duration::from_millis(20),
             election: Duration::from_millis(100),
+            certificate: None,
         }
     }
 }
@@ -71,6 +74,13 @@ impl Options {
         self
     }
 
+    /// Listens with this certificate for 127.0.0.1, and asks clients for one of the same authority.
+    #[must_use]
+    pub fn encrypted(mut self, certificate: Files) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
     /// Starts all members; they have a leader when this returns.
     pub async fn start(self) -> anyhow::Result<Vec<Etcd>> {
         let mut last = None;
@@ -88,7 +98,10 @@ impl Options {
 
     async fn try_start(&self) -> anyhow::Result<Vec<Etcd>> {
         let places = (0..self.members).map(|n| {
-            let (client, peer) = (free_url()?, free_url()?);
+            let (mut client, peer) = (free_url()?, free_url()?);
+            if self.certificate.is_some() {
+                client = client.replace("http://", "https://");
+            }
             anyhow::Ok(Place { name: format!("etcd-{n}"), client, peer })
         });
         let places: Vec<Place> = places.collect::<anyhow::Result<_>>()?;
@@ -195,7 +208,13 @@ async fn spawn(options: &Options, place: &Place, cluster: &str, directory: &Temp
     command.args(["--listen-client-urls", &place.client, "--advertise-client-urls", &place.client]);
     command.args(["--listen-peer-urls", &place.peer, "--initial-advertise-peer-urls", &place.peer]);
     command.args(["--initial-cluster", cluster]);
-    let ready = |line: &str| line.contains("ready to serve client requests").then_some(());
+    if let Some(Files { ca, cert, key }) = &options.certificate {
+        command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+        command.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
+    }
+    let ready = |line: &str| {
+        (line.contains("ready to serve client requests") || line.contains("serving client requests on")).then_some(())
+    };
     let log = directory.path().join("log");
     Ok(Process::start(&place.name, command, &log, Announces::OnStderr, ready, DEADLINE).await?.0)
 }

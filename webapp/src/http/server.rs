@@ -5,10 +5,11 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use estafet_runtime::Tasks;
+use estafet_tls::Https;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncWriteExt as _, copy, sink},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, sink},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -29,6 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 struct Server {
+    https: Option<Https>,
     router: Router,
     answers: Overload,
     limits: Limits,
@@ -40,6 +42,7 @@ struct Server {
 /// Serves `router` on `listener` as tasks of `tasks`.
 pub(crate) fn serve(
     listener: TcpListener,
+    https: Option<Https>,
     router: Router,
     answers: Overload,
     limits: &config::Limits,
@@ -47,6 +50,7 @@ pub(crate) fn serve(
     metrics: Arc<Metrics>,
 ) {
     let server = Server {
+        https,
         router,
         answers,
         limits: Limits {
@@ -72,10 +76,13 @@ async fn accept(listener: TcpListener, server: Server, places: Arc<Semaphore>) {
         match accepted {
             Ok((stream, peer)) => match places.clone().try_acquire_owned() {
                 Ok(place) => {
-                    server.tasks.spawn("webapp-connection", server.clone().connection(stream, peer, place));
+                    server.tasks.spawn("webapp-connection", server.clone().greet(stream, peer, place));
                 }
                 Err(_) => {
-                    if let Ok(permit) = told_off.clone().try_acquire_owned() {
+                    // Whoever begins with a handshake would not understand.
+                    if server.https.is_none()
+                        && let Ok(permit) = told_off.clone().try_acquire_owned()
+                    {
                         server.tasks.spawn("webapp-tell-off", tell_off(stream, server.answers.clone(), permit));
                     }
                 }
@@ -89,9 +96,24 @@ async fn accept(listener: TcpListener, server: Server, places: Arc<Semaphore>) {
 }
 
 impl Server {
-    async fn connection(self, stream: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit) {
+    /// The handshake, where there is one, within the time for a head.
+    async fn greet(self, stream: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit) {
         // Answers are whole segments; an error only costs latency.
         let _ = stream.set_nodelay(true);
+        let Some(https) = self.https.clone() else { return self.connection(stream, peer).await };
+        let ended = self.tasks.shutdown().clone();
+        let encrypted = tokio::select! {
+            encrypted = tokio::time::timeout(self.limits.head, https.accept(stream)) => encrypted,
+            () = ended.cancelled() => return,
+        };
+        match encrypted {
+            Ok(Ok(stream)) => self.connection(stream, peer).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "no handshake"),
+            Err(_) => tracing::debug!(%peer, "no handshake in time"),
+        }
+    }
+
+    async fn connection(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: SocketAddr) {
         self.metrics.connections(1);
         let progress = Arc::new(Progress::default());
         let shutdown = self.tasks.shutdown();

@@ -3,6 +3,7 @@
 
 mod contacts;
 mod core;
+mod https;
 mod input;
 mod login;
 mod messages;

@@ -11,8 +11,9 @@ use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 use deadpool_postgres::{Client, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use futures::future::{join, try_join, try_join_all};
-use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
+use tokio_postgres::{Config, Row, error::SqlState, types::ToSql};
 
+use super::tls::Security;
 use crate::{
     Error, Result,
     address::{Address, Host},
@@ -75,9 +76,17 @@ impl From<Failure> for Error {
 pub(super) struct Connections(Pool);
 
 impl Connections {
-    pub(super) fn new(address: &Address, application_name: &str, session: &str, size: usize) -> Result<Self> {
+    pub(super) fn new(
+        address: &Address,
+        security: &Security,
+        application_name: &str,
+        session: &str,
+        size: usize,
+    ) -> Result<Self> {
+        let mut config = config(address, application_name, session);
+        config.ssl_mode(security.ssl_mode());
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config(address, application_name, session), NoTls, recycling))
+        let pool = Pool::builder(Manager::from_config(config, security.connector()?, recycling))
             .max_size(size)
             .wait_timeout(Some(ACQUIRE))
             .create_timeout(Some(CONNECT))

@@ -4,7 +4,10 @@
 use deadpool_postgres::{ClientWrapper, Object};
 use estafet_model::WaId;
 
-use super::connections::{Connections, Step, error};
+use super::{
+    connections::{Connections, Step, error},
+    tls::Security,
+};
 use crate::{Error, Hold, Holder, Result, address::Address};
 
 /// The server looks after the connection too: a holder whose machine vanished is gone within seconds.
@@ -23,9 +26,15 @@ impl Hold for Guard {
     }
 }
 
-pub(super) async fn take(address: &Address, application_name: &str, number: WaId, holder: &Holder) -> Result<Box<dyn Hold>> {
+pub(super) async fn take(
+    address: &Address,
+    security: &Security,
+    application_name: &str,
+    number: WaId,
+    holder: &Holder,
+) -> Result<Box<dyn Hold>> {
     let content = serde_json::to_string(holder).map_err(|cause| Error::Failed(cause.to_string()))?;
-    let connections = Connections::new(address, application_name, SESSION, 1)?;
+    let connections = Connections::new(address, security, application_name, SESSION, 1)?;
     let session = Object::take(connections.get().await?);
     let key = number.to_string();
     let locked: bool = session.query_one(LOCK, &[&key]).await.and_then(|row| row.try_get(0)).map_err(|e| error(&e))?;

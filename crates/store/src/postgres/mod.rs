@@ -13,18 +13,18 @@ mod hold;
 mod numbers;
 mod read;
 mod shared;
+mod tls;
 
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
-use sqlx::{
-    ConnectOptions, Connection,
-    migrate::Migrator,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use sqlx::{ConnectOptions, Connection, migrate::Migrator, postgres::PgConnectOptions};
 
-use self::connections::{Connections, SESSION};
+use self::{
+    connections::{Connections, SESSION},
+    tls::Security,
+};
 use crate::{
     Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, Result,
     RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
@@ -40,6 +40,7 @@ const READERS: usize = 4;
 /// The PostgreSQL back end.
 pub struct PostgresStore {
     address: Address,
+    security: Security,
     application_name: String,
     writer: Connections,
     reader: Connections,
@@ -49,22 +50,27 @@ impl PostgresStore {
     /// Connects to the server of `url` (`postgres://user:password@host:port/database`). Whoever wants to
     /// end this process's sessions finds them by `application_name`.
     pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
-        let address = address(url).map_err(|cause| Error::Failed(cause.to_string()))?;
-        let pool = |size| Connections::new(&address, application_name, SESSION, size);
+        let (address, security) = address(url).map_err(|cause| Error::Failed(cause.to_string()))?;
+        let pool = |size| Connections::new(&address, &security, application_name, SESSION, size);
         let (writer, reader) = (pool(WRITERS)?, pool(READERS)?);
         drop(reader.get().await?);
-        Ok(Self { writer, reader, application_name: application_name.to_owned(), address })
+        Ok(Self { writer, reader, application_name: application_name.to_owned(), address, security })
     }
 
     /// For migrations: no time limit on a statement.
     fn sqlx_options(&self) -> PgConnectOptions {
+        let (mode, root) = self.security.for_migrations();
         let options = PgConnectOptions::new_without_pgpass()
             .username(&self.address.user)
             .port(self.address.port)
             .database(&self.address.database)
             .application_name(&self.application_name)
-            .ssl_mode(PgSslMode::Disable)
+            .ssl_mode(mode)
             .options([("search_path", "estafet")]);
+        let options = match root {
+            Some(path) => options.ssl_root_cert(path),
+            None => options,
+        };
         let options = match &self.address.host {
             Host::Name(name) => options.host(name),
             Host::Socket(directory) => options.socket(directory),
@@ -76,16 +82,10 @@ impl PostgresStore {
     }
 }
 
-fn address(url: &str) -> Result<Address, Invalid> {
+fn address(url: &str) -> Result<(Address, Security), Invalid> {
     let address = Address::parse(url, Server::Postgres)?;
-    for (key, value) in &address.parameters {
-        match (key.as_str(), value.as_str()) {
-            ("sslmode", "disable" | "allow" | "prefer") => {}
-            ("sslmode", _) => return Err(Invalid::Encrypted),
-            _ => return Err(Invalid::Parameter("host, port and sslmode")),
-        }
-    }
-    Ok(address)
+    let security = Security::of(&address)?;
+    Ok((address, security))
 }
 
 #[async_trait]
@@ -108,7 +108,7 @@ impl Store for PostgresStore {
     }
 
     async fn hold(&self, number: WaId, holder: &Holder) -> Result<Box<dyn Hold>> {
-        hold::take(&self.address, &self.application_name, number, holder).await
+        hold::take(&self.address, &self.security, &self.application_name, number, holder).await
     }
 
     async fn owners(&self) -> Result<Vec<OwnerRow>> {
@@ -253,7 +253,8 @@ mod tests {
     #[test]
     fn parameters_that_are_not_kept_are_refused() {
         assert!(address("postgres://u:p@h/d?sslmode=prefer").is_ok());
-        assert_eq!(address("postgres://u:p@h/d?sslmode=require").err(), Some(Invalid::Encrypted));
+        assert!(address("postgres://u:p@h/d?sslmode=verify-full&sslrootcert=/ca.pem").is_ok());
+        assert_eq!(address("postgres://u:p@h/d?sslmode=always").err(), Some(Invalid::PostgresSslMode));
         assert!(matches!(address("postgres://u:p@h/d?x=1").err(), Some(Invalid::Parameter(_))));
     }
 }

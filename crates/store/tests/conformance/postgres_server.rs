@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use estafet_tls::Files;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, Uid, User, chown},
@@ -23,6 +24,15 @@ pub(crate) struct PostgresServer {
 impl PostgresServer {
     /// Starts a server whose superuser `wa` needs no password.
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Starts one that has this certificate and refuses whoever does not encrypt.
+    pub(crate) fn start_encrypted(files: &Files) -> Self {
+        Self::start_with(Some(files))
+    }
+
+    fn start_with(certificate: Option<&Files>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         if let Some(user) = server_user() {
             chown(directory.path(), Some(user.uid), Some(user.gid)).unwrap();
@@ -39,6 +49,19 @@ impl PostgresServer {
         server.arg("-D").arg(&data).arg("-k").arg(directory.path()).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
         for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB"] {
             server.args(["-c", setting]);
+        }
+        if let Some(files) = certificate {
+            let hba = "local all all trust\nhostssl all all 127.0.0.1/32 trust\nhostssl all all ::1/128 trust\n";
+            std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
+            // The server reads them as its own user, and a key only if nobody else may.
+            for (from, name) in [(&files.cert, "server.crt"), (&files.key, "server.key")] {
+                let to = data.join(name);
+                std::fs::copy(from, &to).unwrap();
+                if let Some(user) = server_user() {
+                    chown(&to, Some(user.uid), Some(user.gid)).unwrap();
+                }
+            }
+            server.args(["-c", "ssl=on"]);
         }
         let child = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let server = Self { child, port, programs, directory };
@@ -86,7 +109,8 @@ fn server_user() -> Option<User> {
 
 fn command(program: &Path, directory: &Path) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(directory);
+    // Clients look for certificates at home, which is not this user's.
+    command.current_dir(directory).env("HOME", directory);
     if let Some(user) = server_user() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }

@@ -57,6 +57,8 @@ use sending::Preparation;
 /// Sessions kept unpickled. More than one transaction can touch, so a session that is evicted has
 /// been committed and can be loaded again.
 const RATCHETS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Incoming messages remembered: more than one connection delivers before it is acknowledged.
+const INBOUND: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Slots loaded with one statement.
 const LOAD_SLOTS: usize = 256;
 /// Rows of a slot loaded with one statement.
@@ -88,6 +90,8 @@ pub struct Shard {
     lanes: Lanes,
     receipts: Receipts,
     ratchets: LruCache<WaId, Ratchet>,
+    /// Incoming messages that were put into a transaction lately, committed or not.
+    inbound: LruCache<String, ()>,
     /// Peers that could not decrypt: a new session is opened before anything else is sent to them.
     stale_sessions: HashSet<WaId>,
     pending: Pending<Answered>,
@@ -132,6 +136,7 @@ impl Shard {
             lanes: Lanes::recovering(slots(), rules),
             receipts: Receipts::default(),
             ratchets: LruCache::new(RATCHETS),
+            inbound: LruCache::new(INBOUND),
             stale_sessions: HashSet::new(),
             pending: Pending::default(),
             committing: None,

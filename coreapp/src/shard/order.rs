@@ -97,19 +97,27 @@ pub enum Order {
 /// What must be known before deliveries can be decided.
 #[derive(Debug, Default)]
 pub struct Facts {
-    pub(super) statuses: Vec<StatusRow>,
-    pub(super) sessions: Vec<SessionRow>,
-    pub(super) known_inbound: HashSet<String>,
-    pub(super) messages: HashMap<(Slot, Seq), MessageRow>,
+    /// Statuses of the messages asked for; absent ones were never settled.
+    pub statuses: Vec<StatusRow>,
+    /// Sessions with the peers asked for.
+    pub sessions: Vec<SessionRow>,
+    /// Those of the incoming messages that are stored.
+    pub known_inbound: HashSet<String>,
+    /// The messages asked for.
+    pub messages: HashMap<(Slot, Seq), MessageRow>,
 }
 
 /// The questions to the database.
 #[derive(Clone, Debug, Default)]
 pub struct Questions {
-    pub(super) statuses: Vec<(Slot, Seq)>,
-    pub(super) inbound: Vec<String>,
-    pub(super) peers: Vec<WaId>,
-    pub(super) messages: Vec<(Slot, Seq)>,
+    /// Messages whose statuses are needed.
+    pub statuses: Vec<(Slot, Seq)>,
+    /// Incoming messages that may be stored already.
+    pub inbound: Vec<String>,
+    /// Peers whose sessions are needed.
+    pub peers: Vec<WaId>,
+    /// Messages that are to be sent again.
+    pub messages: Vec<(Slot, Seq)>,
 }
 
 impl Questions {

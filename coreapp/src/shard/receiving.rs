@@ -77,7 +77,10 @@ impl Shard {
                     self.reached((slot, seq), &id, status, at_ms, error_code);
                 }
                 Item::Inbound { sender, message_id, at_ms, profile_name, sealed, identity_key } => {
-                    if facts.known_inbound.insert(message_id.clone()) {
+                    // A delivery that comes again over a new connection may be asked about before it is committed.
+                    let is_new = facts.known_inbound.insert(message_id.clone()) && !self.inbound.contains(&message_id);
+                    if is_new {
+                        self.inbound.put(message_id.clone(), ());
                         let content = self.decrypt(sender, &sealed, &identity_key);
                         self.store_inbound(sender, message_id, at_ms, profile_name, content);
                     }
@@ -140,5 +143,71 @@ impl Shard {
         let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, &content);
         self.event(slot, Some(sender), "inbound_message", at_ms, body);
         self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, body: content });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration, time::Instant};
+
+    use estafet_model::{Epoch, Shard as ShardNumber, ShardCount};
+    use estafet_store::{Committed, Fence};
+    use estafet_upstream::{
+        Command, Event, StaticKey,
+        e2e::{Account, Sealed},
+    };
+
+    use super::*;
+    use crate::{
+        Config,
+        settings::Versioned,
+        shard::{Input, NumberKeys},
+    };
+
+    fn shard() -> Shard {
+        // Few enough slots to be loaded with one statement.
+        let count = ShardCount::new(4).unwrap();
+        let number = WaId::from_u64(15_550_000_001).unwrap();
+        let fence = Fence { number, shard: ShardNumber::new(0, count).unwrap(), count, epoch: Epoch::new(1) };
+        let account = Account::new();
+        let keys = NumberKeys { public: account.public_keys(), account, static_key: StaticKey::generate() };
+        Shard::new(Arc::new(Config::default()), fence, keys, Versioned::default(), tokio::time::Instant::now().into_std(), 0)
+    }
+
+    fn take(shard: &mut Shard, now: Instant, input: Input) -> Vec<Order> {
+        shard.take(now, 0, input);
+        shard.advance();
+        shard.take_orders()
+    }
+
+    fn delivered(id: u64) -> Input {
+        let item = Item::Inbound {
+            sender: WaId::from_u64(15_550_001_001).unwrap(),
+            message_id: "one".to_owned(),
+            at_ms: 0,
+            profile_name: String::new(),
+            sealed: Sealed { kind: 0, ciphertext: Bytes::from_static(b"?") },
+            identity_key: Bytes::new(),
+        };
+        Input::Upstream(Some(Event::Deliveries(vec![Delivery { id, item }])))
+    }
+
+    #[test]
+    fn a_message_that_comes_again_before_it_is_committed_is_told_once() {
+        let (mut shard, now) = (shard(), tokio::time::Instant::now().into_std());
+        shard.begin();
+        take(&mut shard, now, Input::Connected(Ok(())));
+        take(&mut shard, now, delivered(1));
+        let first = take(&mut shard, now, Input::FactsLoaded(Box::default()));
+        assert!(matches!(&first[..], [Order::Commit { batch, .. }] if batch.events.len() == 1 && batch.inbound.len() == 1));
+        take(&mut shard, now, Input::Upstream(Some(Event::Closed { reason: String::new() })));
+        take(&mut shard, now, Input::Connected(Ok(())));
+        take(&mut shard, now, delivered(2));
+        // The database was asked before the first commit, which ends now.
+        take(&mut shard, now, Input::FactsLoaded(Box::default()));
+        let committed = Input::Committed { result: Ok(Committed::default()), retried: false, took: Duration::ZERO };
+        let again = take(&mut shard, now, committed);
+        assert!(again.is_empty(), "nothing is left to write: {again:?}");
+        assert!(matches!(shard.commands().back(), Some(Command::Acknowledge(ids)) if *ids == [2]), "and it is acknowledged");
     }
 }

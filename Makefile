@@ -7,7 +7,7 @@ CARGO ?= cargo
 PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server
 ARGS ?=
 
-.PHONY: help setup run cluster drill test check fmt bench bench-quick
+.PHONY: help setup run cluster drill test sim-nightly check fmt bench bench-quick
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: setup ## Run all tests, with a PostgreSQL and a MariaDB of their own
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --workspace $(ARGS); \
 	else echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
 	$(CARGO) test --workspace --no-fail-fast $(ARGS); fi
+
+sim-nightly: ## Simulate a cluster under faults with 100,000 seeds (hours; make test does 1,000)
+	@$(CARGO) run -p estafet-sim -- --count 100000 $(ARGS)
 
 check: setup ## Check format, lints, licences and banned dependencies
 	@.ci/check

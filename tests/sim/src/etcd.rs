@@ -1,5 +1,6 @@
 //! The modelled etcd, as far as an election needs it: candidates under leases, the oldest leads. A lease that is
-//! not renewed ends three seconds later. The real client and the real election run in `tests/election.rs`.
+//! not renewed ends three seconds later. The real client and the real election are
+//! tested against a real etcd (`master/tests`).
 
 use crate::{
     messages::Body,

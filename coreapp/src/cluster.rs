@@ -5,7 +5,10 @@
 //! itself (fenced, refused by the network) is told, and the master decides what follows.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -59,6 +62,24 @@ pub struct Cluster {
     tasks: Tasks,
     duties: Arc<Mutex<Duties>>,
     changed: Arc<watch::Sender<u64>>,
+    /// Masters that listen.
+    attached: Arc<AtomicUsize>,
+}
+
+/// A stream to a master, counted while it lasts.
+struct Attached(Arc<AtomicUsize>);
+
+impl Attached {
+    fn count(in_all: &Arc<AtomicUsize>) -> Self {
+        in_all.fetch_add(1, Ordering::Relaxed);
+        Self(in_all.clone())
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Cluster {
@@ -71,6 +92,7 @@ impl Cluster {
             tasks: tasks.clone(),
             duties: Arc::default(),
             changed: Arc::new(watch::channel(0).0),
+            attached: Arc::default(),
         };
         tasks.spawn("endings", cluster.clone().tell_endings(endings));
         for master in masters {
@@ -92,6 +114,16 @@ impl Cluster {
             }
         };
         timeout(budget, gone).await.is_ok()
+    }
+
+    /// How many masters listen to this node.
+    pub fn attached(&self) -> usize {
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    /// Whether this node gives its shards away and takes none.
+    pub fn is_draining(&self) -> bool {
+        self.duties().is_draining()
     }
 
     fn duties(&self) -> MutexGuard<'_, Duties> {
@@ -159,6 +191,7 @@ impl Cluster {
         let _ = reports.try_send(self.report());
         let mut orders = client.attach(ReceiverStream::new(stream)).await?.into_inner();
         tracing::info!(master, "attached to a master");
+        let _attached = Attached::count(&self.attached);
         let mut beat = interval(HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

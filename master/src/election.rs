@@ -133,6 +133,12 @@ struct Lease {
     _end: DropGuard,
 }
 
+/// A place in the queue of those who want to lead; dropping it gives the place up.
+pub struct Candidacy {
+    key: String,
+    lease: Lease,
+}
+
 /// The leadership of one term; dropping it resigns.
 pub struct Leadership {
     client: Client,
@@ -172,9 +178,15 @@ impl Candidate {
 
     /// Returns when this process leads. Dropping the future gives the candidacy up.
     pub async fn campaign(&mut self) -> Result<Leadership, Error> {
+        let candidacy = self.stand().await?;
+        self.win(candidacy).await
+    }
+
+    /// Joins the queue of those who want to lead.
+    pub async fn stand(&mut self) -> Result<Candidacy, Error> {
         let sent = Instant::now();
         let id = within("grant a lease", self.client.lease_grant(TTL, None)).await?.id();
-        let mut lease = Lease::keep(self.client.clone(), id, sent, &self.tasks);
+        let lease = Lease::keep(self.client.clone(), id, sent, &self.tasks);
         let key = format!("{}{id:016x}", self.prefix);
         let create = Txn::new().when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)]).and_then([TxnOp::put(
             key.as_str(),
@@ -182,6 +194,12 @@ impl Candidate {
             Some(PutOptions::new().with_lease(id)),
         )]);
         within("create the key", self.client.txn(create)).await?;
+        Ok(Candidacy { key, lease })
+    }
+
+    /// Returns when this process leads. Dropping the future gives the candidacy up.
+    pub async fn win(&mut self, candidacy: Candidacy) -> Result<Leadership, Error> {
+        let Candidacy { key, mut lease } = candidacy;
         loop {
             if lease.is_lost() {
                 return Err(Error::Lost);

@@ -24,7 +24,10 @@ use estafet_runtime::{Backoff, Clock, Tasks};
 use estafet_store::{NumberRow, SharedStore};
 use estafet_tls::{Role, Transport};
 use futures::FutureExt as _;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 
 use crate::{
     core::Event,
@@ -61,8 +64,19 @@ pub async fn seed(store: &SharedStore, numbers: &BTreeMap<WaId, ShardCount>, clo
     Ok(())
 }
 
+/// Whether a master takes part in elections: leads, or waits with a lease for its turn.
+#[derive(Clone, Debug)]
+pub struct Standing(watch::Receiver<bool>);
+
+impl Standing {
+    /// Whether it does now. Without etcd it does until its lease ends.
+    pub fn takes_part(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
 /// Serves on `listener` and stands for election, until the tasks are shut down.
-pub fn start(listener: TcpListener, config: Config, store: SharedStore, clock: Clock, tasks: &Tasks) {
+pub fn start(listener: TcpListener, config: Config, store: SharedStore, clock: Clock, tasks: &Tasks) -> Standing {
     let resign = Arc::new(Notify::new());
     let (driver, handle) = Driver::new(config.numbers.clone(), store, clock, tasks.clone(), resign.clone());
     tasks.spawn("driver", driver.run());
@@ -75,22 +89,29 @@ pub fn start(listener: TcpListener, config: Config, store: SharedStore, clock: C
             tracing::error!(%error, "cluster service ended");
         }
     });
-    tasks.spawn("election", stand(config, handle, resign, tasks.clone()));
+    let (stands, standing) = watch::channel(false);
+    tasks.spawn("election", stand(config, handle, resign, stands, tasks.clone()));
+    Standing(standing)
 }
 
 /// Stands for election again and again.
-async fn stand(config: Config, handle: Handle, resign: Arc<Notify>, tasks: Tasks) {
+async fn stand(config: Config, handle: Handle, resign: Arc<Notify>, stands: watch::Sender<bool>, tasks: Tasks) {
     let shutdown = tasks.shutdown().clone();
     let standing = async {
         let connect = || election::candidate(&config.etcd_access, &config.etcd, &config.prefix, &config.address, &tasks);
         let mut candidate = connect().await;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
-            match candidate.campaign().await {
-                Ok(leadership) => {
-                    backoff.reset();
-                    lead(leadership, &handle, &resign).await;
-                }
+            let leading = async {
+                let candidacy = candidate.stand().await?;
+                stands.send_replace(true);
+                lead(candidate.win(candidacy).await?, &handle, &resign).await;
+                Ok::<_, election::Error>(())
+            };
+            let led = leading.await;
+            stands.send_replace(false);
+            match led {
+                Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "campaign ended");
                     tokio::time::sleep(backoff.next_delay()).await;

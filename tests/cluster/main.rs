@@ -1,6 +1,8 @@
 //! What holds in a cluster of real processes when some of them die (**I1**-**I5**).
 
 mod faults;
+mod operator;
+mod ops;
 mod resharding;
 mod roles;
 mod stage;

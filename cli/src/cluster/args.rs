@@ -19,6 +19,14 @@ pub(crate) struct TlsArgs {
     pub(crate) tls_key: Option<PathBuf>,
 }
 
+/// For probes and collectors of metrics (docs/operations.md).
+#[derive(Debug, Args)]
+pub(crate) struct OpsArgs {
+    /// Where /livez, /readyz and /metrics answer, to anybody who asks; port 0 takes a free one.
+    #[arg(long, env = "ESTAFET_OPS_LISTEN", default_value = "127.0.0.1:9102")]
+    pub(crate) ops_listen: SocketAddr,
+}
+
 /// How etcd is told who asks.
 #[derive(Debug, Args)]
 pub(crate) struct EtcdArgs {
@@ -64,6 +72,8 @@ pub(crate) struct MasterArgs {
     pub(crate) database_url: String,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) ops: OpsArgs,
     /// Business numbers, written to a database that has none yet. Later `estafet number` adds and removes them.
     #[arg(long, env = "ESTAFET_NUMBER", value_delimiter = ',', default_value = "15550000001")]
     pub(crate) number: Vec<WaId>,
@@ -92,6 +102,8 @@ pub(crate) struct CoreappArgs {
     pub(crate) database_url: String,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) ops: OpsArgs,
     /// The network (host:port, may be repeated for fallback).
     #[arg(long, env = "ESTAFET_NETWORK", value_delimiter = ',', required = true)]
     pub(crate) network: Vec<String>,
@@ -117,6 +129,8 @@ pub(crate) struct WebappArgs {
     pub(crate) database_url: String,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) ops: OpsArgs,
     /// Serve this number alone. Without it every number of the database (docs/numbers.md).
     #[arg(long, env = "ESTAFET_NUMBER")]
     pub(crate) number: Option<WaId>,
@@ -157,4 +171,6 @@ pub(crate) struct ChatdArgs {
     /// loopback only.
     #[arg(long, env = "ESTAFET_CONTROL", default_value = "127.0.0.1:0")]
     pub(crate) control: SocketAddr,
+    #[command(flatten)]
+    pub(crate) ops: OpsArgs,
 }

@@ -1,9 +1,10 @@
 //! `estafet master`, `coreapp`, `webapp`, `chatd`: one role in one process.
 //!
-//! Each prints one line of JSON when it is ready, `{"ready":true,"role":...,"address":...}`, and ends in order
+//! Each prints one line of JSON when it has started, `{"ready":true,"role":...,"address":...}`, and ends in order
 //! at SIGTERM: a coreapp hands its shards over first, a leading master gives its lease back.
 
 pub(crate) mod args;
+mod ops;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::args::Misconfigured;
 use args::{ChatdArgs, CoreappArgs, EtcdArgs, MasterArgs, TlsArgs, WebappArgs};
+use ops::Listener;
 
 /// How long the tasks may take to end.
 const STOP: Duration = Duration::from_secs(5);
@@ -31,6 +33,7 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
         return Err(Misconfigured(vec![format!("--shards {}: a power of two, 1 to 256", args.shards)]).into());
     };
     let (clock, tasks) = (Clock::system(), Tasks::new());
+    let ops = Listener::open(&args.ops, "master", &tasks).await?;
     let store = open_store(&args.database_url, "estafet-master").await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_master::Config {
@@ -42,8 +45,9 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
         numbers: args.number.into_iter().map(|number| (number, count)).collect(),
     };
     estafet_master::seed(&store, &config.numbers, &clock).await.context("the numbers could not be written")?;
-    estafet_master::start(listener, config, store, clock, &tasks);
-    ready("master", bound, &json!({}))?;
+    let standing = estafet_master::start(listener, config, store.clone(), clock, &tasks);
+    ops.of_master(standing, store);
+    ready("master", bound, &ops, &json!({}))?;
     let result = until_end(&tasks).await;
     stop(&tasks).await;
     result
@@ -54,11 +58,12 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
     let key = args.network_key.as_deref().map(read_key).transpose()?;
     let (boot, tasks) = (estafet_runtime::boot_id(), Tasks::new());
     let transport = transport(&args.tls, Role::Coreapp, Some(&args.node), Some(args.listen), &tasks)?;
+    let ops = Listener::open(&args.ops, "coreapp", &tasks).await?;
     let application = format!("coreapp/{}/{boot}", args.node);
     let store = open_store(&args.database_url, &application).await?;
     let (listener, bound) = bind(args.listen).await?;
     let deps = estafet_coreapp::Deps {
-        store,
+        store: store.clone(),
         upstream: Arc::new(ChatUpstream::new(args.network, key, tasks.clone())),
         clock: Clock::system(),
         tasks: tasks.clone(),
@@ -79,7 +84,8 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
     let address = args.advertise.unwrap_or_else(|| bound.to_string());
     let membership = Membership { node: args.node, boot, address, masters: args.master, transport };
     let cluster = Cluster::join(membership, node.clone(), endings, &tasks);
-    ready("coreapp", bound, &json!({ "boot": boot.to_string() }))?;
+    ops.of_coreapp(cluster.clone(), store);
+    ready("coreapp", bound, &ops, &json!({ "boot": boot.to_string() }))?;
     let result = until_end(&tasks).await;
     if !cluster.leave(Duration::from_secs(args.drain_seconds)).await {
         tracing::warn!("shards were not handed over in time; they finish what runs and end");
@@ -96,6 +102,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let transport = transport(&args.tls, Role::Webapp, None, None, &tasks)?;
     let https = https(args.https_cert.as_deref().zip(args.https_key.as_deref()), &tasks)?;
+    let ops = Listener::open(&args.ops, "webapp", &tasks).await?;
     let store = open_store(&args.database_url, "estafet-webapp").await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_webapp::Config {
@@ -108,17 +115,19 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         initial_webhook_url: args.webhook_url,
         ..estafet_webapp::Config::default()
     };
+    let map = estafet_webapp::cluster::follow(&args.master, &transport, &tasks);
     let deps = estafet_webapp::Deps {
         store,
         clock: Clock::system(),
         tasks: tasks.clone(),
-        map: estafet_webapp::cluster::follow(&args.master, &transport, &tasks),
+        map: map.clone(),
         connect: Arc::new(estafet_webapp::cluster::Tcp(transport)),
         extra: None,
     };
     let scheme = if https.is_some() { "https" } else { "http" };
     estafet_webapp::start_with(listener, https, config, deps).await?;
-    ready("webapp", bound, &json!({ "base_url": format!("{scheme}://{bound}") }))?;
+    ops.of_webapp(map, args.number);
+    ready("webapp", bound, &ops, &json!({ "base_url": format!("{scheme}://{bound}") }))?;
     let result = until_end(&tasks).await;
     stop(&tasks).await;
     result
@@ -128,6 +137,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
 pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
     ensure!(args.control.ip().is_loopback(), "--control {}: a loopback address", args.control);
     let tasks = Tasks::new();
+    let ops = Listener::open(&args.ops, "chatd", &tasks).await?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
     let config = estafet_chatd::Config { listen: args.listen, phones: args.phones, ..estafet_chatd::Config::new(args.data_dir) };
     let chatd = estafet_chatd::start(config, Clock::system(), tasks.clone()).await.context("the chat network")?;
@@ -147,7 +157,8 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
         "base_url": format!("http://{control}"),
         "chatd_audit": chatd.audit_path,
     });
-    ready("chatd", first, &more)?;
+    ops.of_chatd();
+    ready("chatd", first, &ops, &more)?;
     let result = until_end(&tasks).await;
     stop(&tasks).await;
     result
@@ -223,8 +234,8 @@ fn read_key(text: &str) -> anyhow::Result<[u8; 32]> {
 }
 
 /// Prints the ready line.
-fn ready(role: &str, address: SocketAddr, more: &Value) -> anyhow::Result<()> {
-    let mut line = json!({ "ready": true, "role": role, "address": address, "pid": std::process::id() });
+fn ready(role: &str, address: SocketAddr, ops: &Listener, more: &Value) -> anyhow::Result<()> {
+    let mut line = json!({ "ready": true, "role": role, "address": address, "ops": ops.address(), "pid": std::process::id() });
     if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
         line.extend(more.clone());
     }

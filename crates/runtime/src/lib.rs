@@ -8,11 +8,13 @@
 pub mod backoff;
 pub mod clock;
 pub mod metrics;
+pub mod ops;
 pub mod tasks;
 pub mod telemetry;
 
 pub use backoff::Backoff;
 pub use clock::Clock;
+pub use ops::Ops;
 pub use tasks::Tasks;
 
 use estafet_model::BootId;

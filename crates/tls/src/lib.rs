@@ -16,6 +16,7 @@ pub mod transport;
 mod https;
 mod material;
 mod reload;
+mod warnings;
 
 pub use https::Https;
 pub use identity::{Identity, Role};

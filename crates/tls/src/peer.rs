@@ -5,9 +5,15 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
-use crate::identity::{Identity, Role};
+use crate::{
+    identity::{Identity, Role},
+    warnings::Warnings,
+};
+
+static DENIALS: Warnings = Warnings::new();
 
 /// The other end of a connection, in the extensions of its requests.
 #[derive(Clone, Debug)]
@@ -27,7 +33,9 @@ impl Peer {
         if roles.contains(&identity.role()) {
             return Ok(Some(identity.clone()));
         }
-        tracing::warn!(peer = ?peer.address, %identity, "a call that the certificate does not allow");
+        if let Some(left_out) = DENIALS.may_be_said(Instant::now()) {
+            tracing::warn!(peer = ?peer.address, %identity, left_out, "a call that the certificate does not allow");
+        }
         Err(Status::permission_denied(format!("a certificate of the role {} does not allow this call", identity.role())))
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -33,6 +33,7 @@ use crate::{
     identity::{Identity, Role},
     material::{Error, Material, identity},
     reload::Reloading,
+    warnings::Warnings,
 };
 
 /// How long a caller may take to show who it is.
@@ -43,6 +44,9 @@ const HANDSHAKES: usize = 256;
 const FINISHED: usize = 16;
 /// After a failed accept (out of descriptors, mostly), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Anybody who reaches the port can be refused as often as they like (S29).
+static REFUSALS: Warnings = Warnings::new();
 
 /// Encrypted or plain; cheap to clone.
 #[derive(Clone, Default)]
@@ -158,7 +162,9 @@ async fn accept(
                         // Nobody serves any more: the process ends.
                         Ok(Ok(connection)) => drop(connections.send(Ok(connection)).await),
                         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                            tracing::warn!(peer = %address, %error, "a peer was refused");
+                            if let Some(left_out) = REFUSALS.may_be_said(Instant::now()) {
+                                tracing::warn!(peer = %address, %error, left_out, "a peer was refused");
+                            }
                         }
                         // Probes of the port look like this, those of standby masters too.
                         Ok(Err(error)) => tracing::debug!(peer = %address, %error, "a peer left"),

@@ -12,7 +12,10 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::process::{Announces, Process, end_of};
+use crate::{
+    Api,
+    process::{Announces, Process, end_of},
+};
 
 const READY: Duration = Duration::from_secs(60);
 /// How long one that was asked to end may take: a coreapp hands its shards over first.
@@ -59,7 +62,8 @@ pub(super) struct Recipe {
 impl Recipe {
     async fn spawn(&self) -> anyhow::Result<(Process, Value)> {
         let mut command = Command::new(&self.binary);
-        command.arg(self.role.command()).arg("--listen").arg(self.listen.to_string()).args(&self.flags);
+        command.arg(self.role.command()).arg("--listen").arg(self.listen.to_string());
+        command.args(["--ops-listen", "127.0.0.1:0"]).args(&self.flags);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if self.own_group {
             command.process_group(0);
@@ -106,6 +110,11 @@ impl Member {
     /// Where its HTTP interface answers: the API of a webapp, the phones of chatd.
     pub fn base_url(&self) -> anyhow::Result<&str> {
         self.text("base_url")
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` answer; another place after a restart.
+    pub fn ops(&self) -> anyhow::Result<Api> {
+        Api::anonymous(&format!("http://{}", self.text("ops")?))
     }
 
     /// Its process id.

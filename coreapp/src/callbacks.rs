@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use estafet_model::settings::WebhookSettings;
+use estafet_model::{WaId, settings::WebhookSettings};
 use estafet_runtime::Clock;
 use estafet_store::EventRef;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -42,6 +42,7 @@ pub enum Failure {
 /// Posts callbacks of one shard.
 #[derive(Clone, Debug)]
 pub struct Poster {
+    number: WaId,
     clock: Clock,
     timeout: Duration,
     accept_2xx: bool,
@@ -55,11 +56,13 @@ struct Target {
     url: Option<Url>,
     ca: Option<String>,
     signer: Signer,
+    timeout: Duration,
+    accept_2xx: bool,
 }
 
 impl Target {
     /// The target of these settings. The connections of the one before are kept unless other certificates count.
-    fn new(settings: &WebhookSettings, before: Option<Self>) -> Self {
+    fn new(poster: &Poster, settings: &WebhookSettings, before: Option<Self>) -> Self {
         let client = match before {
             Some(before) if before.ca == settings.ca && before.client.is_some() => before.client,
             _ => client(settings.ca.as_deref())
@@ -68,7 +71,14 @@ impl Target {
         };
         // What was stored was checked before; what is no URL all the same is treated as none.
         let url = settings.url.as_deref().and_then(|url| Url::parse(url).ok());
-        Self { client, url, ca: settings.ca.clone(), signer: Signer::new(settings) }
+        Self {
+            client,
+            url,
+            ca: settings.ca.clone(),
+            signer: Signer::new(poster.number, settings),
+            timeout: settings.timeout_ms.map_or(poster.timeout, Duration::from_millis),
+            accept_2xx: settings.accept_2xx.unwrap_or(poster.accept_2xx),
+        }
     }
 }
 
@@ -90,9 +100,9 @@ fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
 }
 
 impl Poster {
-    /// A poster for the callbacks of one shard.
-    pub fn new(config: &Config, clock: Clock) -> Self {
-        Self { clock, timeout: Duration::from_millis(config.callback_timeout_ms), accept_2xx: config.accept_2xx }
+    /// A poster for the callbacks of one shard of `number`.
+    pub fn new(number: WaId, config: &Config, clock: Clock) -> Self {
+        Self { number, clock, timeout: Duration::from_millis(config.callback_timeout_ms), accept_2xx: config.accept_2xx }
     }
 
     /// Posts what arrives, concurrently, until the sender of posts is gone.
@@ -102,14 +112,14 @@ impl Poster {
         results: mpsc::Sender<Posted>,
         mut settings: watch::Receiver<Versioned>,
     ) {
-        let mut target = Target::new(&settings.borrow_and_update().settings.webhooks, None);
+        let mut target = Target::new(&self, &settings.borrow_and_update().settings.webhooks, None);
         let mut open = FuturesUnordered::new();
         loop {
             tokio::select! {
                 post = posts.recv() => {
                     let Some(post) = post else { return };
                     if settings.has_changed().unwrap_or(false) {
-                        target = Target::new(&settings.borrow_and_update().settings.webhooks, Some(target));
+                        target = Target::new(&self, &settings.borrow_and_update().settings.webhooks, Some(target));
                     }
                     open.push(self.post(post, target.clone()));
                 }
@@ -132,13 +142,13 @@ impl Poster {
         let signatures = target.signer.headers(post.event, self.clock.now_ms(), &post.body);
         let request = client
             .post(url)
-            .timeout(self.timeout)
+            .timeout(target.timeout)
             .header(header::CONTENT_TYPE, "application/json")
             .headers(signatures)
             .body(post.body);
         let response = request.send().await.map_err(|error| failure(&error))?;
         let status = response.status();
-        let taken = if self.accept_2xx { status.is_success() } else { status == StatusCode::OK };
+        let taken = if target.accept_2xx { status.is_success() } else { status == StatusCode::OK };
         // A short body is read so that the connection can be used again; a long one is cut off.
         if response.content_length().is_some_and(|length| length <= MAX_ANSWER) {
             let _ = response.bytes().await;

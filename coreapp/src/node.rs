@@ -110,7 +110,7 @@ impl Node {
         let (condition_sender, conditions) = mpsc::channel(8);
         let drain = CancellationToken::new();
         let receiver = settings.subscribe();
-        let poster = Poster::new(&self.context.config, self.context.clock.clone());
+        let poster = Poster::new(fence.number, &self.context.config, self.context.clock.clone());
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
         let channels = Channels { requests, posts: post_sender, posted, settings: receiver, conditions, drain: drain.clone() };
         let runner = Runner::new(self.context.clone(), fence, keys, channels);

@@ -212,3 +212,17 @@ async fn a_number_that_is_not_on_the_network_is_accepted_and_then_reported_faile
     assert!(!reported.iter().any(|arrival| arrival.reports(&id, "delivered")));
     Ok(())
 }
+
+#[tokio::test]
+async fn any_2xx_is_success_once_the_settings_say_so() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    world.admin.patch_settings(&json!({ "webhooks": { "accept_2xx": true, "strict_global_order": true } })).await?;
+    world.sink.reply_next_about(KERRY, [Reply::Status(204)]);
+    let first = world.admin.phone_sends_text(KERRY, "first").await?;
+    let second = world.admin.phone_sends_text(ANA, "second").await?;
+    world.sink.wait_for_message(&second).await?;
+    let tries: Vec<u16> =
+        world.sink.arrivals().iter().filter(|a| a.messages().any(|id| id == first)).map(|a| a.status).collect();
+    assert_eq!(tries, [204], "in one lane the second follows only a success");
+    Ok(())
+}

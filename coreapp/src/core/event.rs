@@ -18,6 +18,8 @@ pub struct StatusEvent<'a> {
     pub at_ms: i64,
     /// For `failed`: why.
     pub error: Option<(Code, &'a str)>,
+    /// The page that explains errors, if there is one.
+    pub errors_url: Option<&'a str>,
     /// The conversation the message counts in, unless switched off.
     pub conversation: Option<Conversation<'a>>,
 }
@@ -77,6 +79,16 @@ struct ErrorEntry<'a> {
     title: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     details: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    href: Option<String>,
+}
+
+impl<'a> ErrorEntry<'a> {
+    /// `href` is the page `errors_url` at the code.
+    fn new(code: Code, details: &'a str, errors_url: Option<&str>) -> Self {
+        let href = errors_url.map(|url| format!("{url}#{}", code.number()));
+        Self { code: code.number(), title: code.title(), details, href }
+    }
 }
 
 /// The only conversations of the open network: users who talk to a business.
@@ -90,7 +102,7 @@ pub fn status(event: &StatusEvent<'_>) -> Bytes {
         expiration_timestamp: (event.status == Status::Sent).then(|| conversation.expires_at.to_string()),
         origin: Origin { r#type: CATEGORY },
     });
-    let errors = event.error.map(|(code, details)| [ErrorEntry { code: code.number(), title: code.title(), details }]);
+    let errors = event.error.map(|(code, details)| [ErrorEntry::new(code, details, event.errors_url)]);
     to_bytes(&StatusBody {
         statuses: [StatusEntry {
             id: event.message_id,
@@ -126,8 +138,8 @@ pub fn inbound(business: WaId, sender: WaId, profile_name: &str, id: &str, at_ms
 }
 
 /// The body that tells a condition which concerns no message.
-pub fn error(code: Code, details: &str) -> Bytes {
-    to_bytes(&json!({ "errors": [{ "code": code.number(), "title": code.title(), "details": details }] }))
+pub fn error(code: Code, details: &str, errors_url: Option<&str>) -> Bytes {
+    to_bytes(&json!({ "errors": [ErrorEntry::new(code, details, errors_url)] }))
 }
 
 fn contact(sender: WaId, profile_name: &str) -> Value {
@@ -235,6 +247,7 @@ mod tests {
             status: Status::Sent,
             at_ms: 1_518_694_700_999,
             error: None,
+            errors_url: None,
             conversation,
         };
         assert_eq!(
@@ -345,8 +358,10 @@ mod tests {
 
     #[test]
     fn conditions_of_the_number_are_errors_at_the_top() {
-        let body = parse(&error(Code::Generic, "Conflict: multiple instances with the same number detected"));
-        assert_eq!(body["errors"][0]["code"], 1000);
-        assert_eq!(body["errors"][0]["title"], "Generic error");
+        let details = "Conflict: multiple instances with the same number detected";
+        let plain = json!({"code": 1000, "title": "Generic error", "details": details});
+        assert_eq!(parse(&error(Code::Generic, details, None)), json!({"errors": [plain]}));
+        let explained = parse(&error(Code::Generic, details, Some("https://example.org/errors")));
+        assert_eq!(explained["errors"][0]["href"], "https://example.org/errors#1000");
     }
 }

@@ -74,14 +74,14 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules that `settings` and the configuration give.
+    /// The rules that `settings` give; `max_age` and `strict_global_order` are the configuration's, for what they leave open.
     pub fn new(settings: &Settings, max_age: Duration, strict_global_order: bool) -> Self {
         Self {
             step: Duration::from_millis(settings.callback_backoff_delay_ms),
             longest: Duration::from_millis(settings.max_callback_backoff_delay_ms),
             concurrency: settings.webhooks.max_concurrent_requests as usize,
-            max_age,
-            strict_global_order,
+            max_age: settings.webhooks.max_age.map_or(max_age, Duration::from_secs),
+            strict_global_order: settings.webhooks.strict_global_order.unwrap_or(strict_global_order),
         }
     }
 
@@ -205,8 +205,8 @@ impl Lanes {
     }
 
     /// Slots to load, with the positions to load after.
-    pub fn take_loads(&mut self, most: usize) -> Vec<(Slot, Seq)> {
-        self.queues.take_loads(most)
+    pub fn take_loads(&mut self, most: usize, rows: usize) -> Vec<(Slot, Seq)> {
+        self.queues.take_loads(most, rows)
     }
 
     /// The answer of a load.
@@ -359,6 +359,17 @@ mod tests {
         assert_eq!(bodies(&posts), ["1"]);
         strict.failed(posts[0].event, t0, 0);
         assert!(strict.due(t0).is_empty());
+    }
+
+    #[test]
+    fn settings_win_over_the_configuration() {
+        let mut settings = Settings::default();
+        let rules = Rules::new(&settings, Duration::from_secs(3600), true);
+        assert_eq!((rules.max_age, rules.strict_global_order), (Duration::from_secs(3600), true));
+        settings.webhooks.max_age = Some(60);
+        settings.webhooks.strict_global_order = Some(false);
+        let rules = Rules::new(&settings, Duration::from_secs(3600), true);
+        assert_eq!((rules.max_age, rules.strict_global_order), (Duration::from_secs(60), false));
     }
 
     #[test]

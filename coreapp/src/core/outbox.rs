@@ -148,8 +148,8 @@ impl Outbox {
     }
 
     /// Slots to load, with the positions to load after.
-    pub fn take_loads(&mut self, most: usize) -> Vec<(Slot, Seq)> {
-        self.queues.take_loads(most)
+    pub fn take_loads(&mut self, most: usize, rows: usize) -> Vec<(Slot, Seq)> {
+        self.queues.take_loads(most, rows)
     }
 
     /// The answer of a load.

@@ -47,12 +47,14 @@ pub struct SlotQueues<T> {
     total: usize,
     /// Spilled slots with an empty window and no load running.
     hungry: BTreeSet<Slot>,
+    /// Rows that the loads under way may bring.
+    expected: usize,
 }
 
 impl<T: Positioned> SlotQueues<T> {
     /// Windows over slots that may all have rows stored by an earlier owner.
     pub fn recovering(limits: Limits, slots: impl Iterator<Item = Slot>) -> Self {
-        let mut queues = Self { limits, windows: HashMap::new(), total: 0, hungry: BTreeSet::new() };
+        let mut queues = Self { limits, windows: HashMap::new(), total: 0, hungry: BTreeSet::new(), expected: 0 };
         for slot in slots {
             queues.windows.insert(slot, Window::empty(true));
             queues.hungry.insert(slot);
@@ -115,13 +117,12 @@ impl<T: Positioned> SlotQueues<T> {
         self.hungry.remove(&slot);
     }
 
-    /// Slots to load from the database, each with the position to load after; at most `most`.
-    /// Each counts as being loaded until [`Self::loaded`].
-    pub fn take_loads(&mut self, most: usize) -> Vec<(Slot, Seq)> {
-        if self.total >= self.limits.total {
-            return Vec::new();
-        }
-        let slots: Vec<Slot> = self.hungry.iter().copied().take(most).collect();
+    /// Slots to load from the database, each with the position to load after; at most `most`, each of at most
+    /// `rows` rows. Each counts as being loaded until [`Self::loaded`], and its rows as being in memory.
+    pub fn take_loads(&mut self, most: usize, rows: usize) -> Vec<(Slot, Seq)> {
+        let room = self.limits.total.saturating_sub(self.total + self.expected).div_ceil(rows.max(1));
+        let slots: Vec<Slot> = self.hungry.iter().copied().take(most.min(room)).collect();
+        self.expected += slots.len() * rows;
         slots
             .into_iter()
             .map(|slot| {
@@ -136,6 +137,7 @@ impl<T: Positioned> SlotQueues<T> {
 
     /// Takes the answer of a load: for each slot asked for, the rows after the asked position, at most `limit`.
     pub fn loaded(&mut self, asked: &[(Slot, Seq)], rows: Vec<T>, limit: usize) {
+        self.expected = self.expected.saturating_sub(asked.len() * limit);
         let mut by_slot: HashMap<Slot, Vec<T>> = HashMap::new();
         for row in rows {
             by_slot.entry(row.slot()).or_default().push(row);
@@ -213,10 +215,10 @@ mod tests {
             while let Some(row) = queues.pop(slot(5)) {
                 seen.push(row);
             }
-            let loads = queues.take_loads(10);
+            let loads = queues.take_loads(10, 3);
             let Some(&(_, after)) = loads.first() else { break };
             let rows = stored.iter().filter(|r| r.seq() > after).take(3).cloned().collect();
-            queues.slot_loaded(slot(5), rows, 3);
+            queues.loaded(&[(slot(5), Seq::ZERO)], rows, 3);
         }
         assert_eq!(seen, stored);
         assert!(queues.is_drained(slot(5)));
@@ -225,11 +227,11 @@ mod tests {
     #[test]
     fn a_row_stored_while_a_load_runs_is_loaded_next() {
         let mut queues = SlotQueues::<Row>::recovering(LIMITS, [slot(1)].into_iter());
-        assert_eq!(queues.take_loads(10), [(slot(1), Seq::ZERO)]);
+        assert_eq!(queues.take_loads(10, 3), [(slot(1), Seq::ZERO)]);
         assert!(!queues.push(Row(1, 9)), "the load may or may not see it");
-        queues.slot_loaded(slot(1), vec![], 3);
-        assert_eq!(queues.take_loads(10), [(slot(1), Seq::ZERO)]);
-        queues.slot_loaded(slot(1), vec![Row(1, 9)], 3);
+        queues.loaded(&[(slot(1), Seq::ZERO)], vec![], 3);
+        assert_eq!(queues.take_loads(10, 3), [(slot(1), Seq::ZERO)]);
+        queues.loaded(&[(slot(1), Seq::ZERO)], vec![Row(1, 9)], 3);
         assert_eq!(queues.pop(slot(1)), Some(Row(1, 9)));
         assert!(queues.is_drained(slot(1)));
     }
@@ -237,12 +239,21 @@ mod tests {
     #[test]
     fn a_row_that_a_load_saw_before_its_commit_was_told_is_taken_once() {
         let mut queues = SlotQueues::<Row>::recovering(LIMITS, [slot(1)].into_iter());
-        queues.take_loads(10);
-        queues.slot_loaded(slot(1), vec![Row(1, 4), Row(1, 5)], 3);
+        queues.take_loads(10, 3);
+        queues.loaded(&[(slot(1), Seq::ZERO)], vec![Row(1, 4), Row(1, 5)], 3);
         assert!(!queues.push(Row(1, 5)));
         assert!(queues.push(Row(1, 6)));
         let taken: Vec<i64> = std::iter::from_fn(|| queues.pop(slot(1))).map(|row| row.1).collect();
         assert_eq!(taken, [4, 5, 6]);
+    }
+
+    #[test]
+    fn rows_that_loads_under_way_bring_count_as_in_memory() {
+        let mut queues = SlotQueues::<Row>::recovering(LIMITS, (0..10).map(slot));
+        assert_eq!(queues.take_loads(10, 3), [(slot(0), Seq::ZERO), (slot(1), Seq::ZERO)]);
+        assert_eq!(queues.take_loads(10, 3), [], "six rows are under way where four have room");
+        queues.loaded(&[(slot(0), Seq::ZERO)], vec![], 3);
+        assert_eq!(queues.take_loads(10, 3), [(slot(2), Seq::ZERO)]);
     }
 
     #[test]
@@ -252,6 +263,6 @@ mod tests {
             queues.push(Row(n % 10, i64::from(n) + 1));
         }
         assert_eq!(queues.len(), 4);
-        assert!(queues.take_loads(100).is_empty(), "no load while memory is full");
+        assert!(queues.take_loads(100, 3).is_empty(), "no load while memory is full");
     }
 }

@@ -59,8 +59,8 @@ use sending::Preparation;
 const RATCHETS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Incoming messages remembered: more than one connection delivers before it is acknowledged.
 const INBOUND: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-/// Slots loaded with one statement.
-const LOAD_SLOTS: usize = 256;
+/// Slots loaded with one statement: 4096 rows, so that no statement over a backlog takes long.
+const LOAD_SLOTS: usize = 64;
 /// Rows of a slot loaded with one statement.
 pub const LOAD_ROWS: u32 = 64;
 
@@ -257,11 +257,11 @@ impl Shard {
 
     /// Loads what the windows lack.
     fn load(&mut self) {
-        let asked = self.outbox.take_loads(LOAD_SLOTS);
+        let asked = self.outbox.take_loads(LOAD_SLOTS, LOAD_ROWS as usize);
         if !asked.is_empty() {
             self.orders.push(Order::LoadOutbox(asked));
         }
-        let asked = self.lanes.take_loads(LOAD_SLOTS);
+        let asked = self.lanes.take_loads(LOAD_SLOTS, LOAD_ROWS as usize);
         if !asked.is_empty() {
             self.orders.push(Order::LoadEvents(asked));
         }

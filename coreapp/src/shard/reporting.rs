@@ -46,6 +46,7 @@ impl Shard {
             status,
             at_ms,
             error: error_code.map(|code| (Code::from_number(code).unwrap_or(Code::MessageGenericError), failure_details(code))),
+            errors_url: self.settings.settings.webhooks.errors_url.as_deref(),
             conversation: told
                 .then_some(Conversation { id: &conversation_id, expires_at: (window + 1) * CONVERSATION_MS / 1000 }),
         });
@@ -60,7 +61,8 @@ impl Shard {
             return;
         }
         self.reported.insert(details.to_owned(), now_ms);
-        self.event(*self.fence.slots().start(), None, "error", now_ms, event::error(code, details));
+        let body = event::error(code, details, self.settings.settings.webhooks.errors_url.as_deref());
+        self.event(*self.fence.slots().start(), None, "error", now_ms, body);
     }
 
     /// Opens the posts that are due. Without a URL events wait.

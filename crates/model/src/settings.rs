@@ -75,6 +75,21 @@ pub struct WebhookSettings {
     /// Extension: signs callbacks with the headers of Standard Webhooks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_secret: Option<Secret>,
+    /// Extension: one lane for all callbacks, in the order they happened. `None`: as the node is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict_global_order: Option<bool>,
+    /// Extension: seconds after which an undeliverable callback becomes a dead letter. `None`: as the node is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<u64>,
+    /// Extension: any 2xx is success instead of 200 alone. `None`: as the node is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_2xx: Option<bool>,
+    /// Extension: milliseconds a receiver may take to answer. `None`: as the node is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Extension: page that explains errors; `href` in the errors of callbacks is this, `#` and the code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors_url: Option<String>,
     /// Certificates trusted beside the system's, PEM. Not a member of the API: `/v1/certificates/webhooks/ca` changes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
@@ -149,6 +164,11 @@ impl Default for WebhookSettings {
             message: MessageSwitches::default(),
             app_secret: None,
             signing_secret: None,
+            strict_global_order: None,
+            max_age: None,
+            accept_2xx: None,
+            timeout_ms: None,
+            errors_url: None,
             ca: None,
         }
     }

@@ -85,7 +85,7 @@ fn media(next: &mut Settings, value: &Value, policy: Policy) -> Result<(), ApiEr
 fn webhooks(next: &mut Settings, value: &Value, policy: Policy) -> Result<(), ApiError> {
     for (name, value) in object("webhooks", value)? {
         match name.as_str() {
-            "url" => next.webhooks.url = callback_url(value, policy)?,
+            "url" => next.webhooks.url = callback_url("webhooks.url", value, policy)?,
             "max_concurrent_requests" => {
                 let path = "webhooks.max_concurrent_requests";
                 let wanted = integer(path, value, 0, u64::from(u32::MAX))?;
@@ -99,11 +99,30 @@ fn webhooks(next: &mut Settings, value: &Value, policy: Policy) -> Result<(), Ap
             "signing_secret" => {
                 secret(&mut next.webhooks.signing_secret, "webhooks.signing_secret", value, Secret::standard, SIGNING_SECRET)?;
             }
-            _ => unknown(&format!("webhooks.{name}"), policy)?,
+            _ => delivery(next, name, value, policy)?,
         }
     }
     Ok(())
 }
+
+/// The extensions that say how callbacks are delivered; `null` goes back to what the node is configured with.
+fn delivery(next: &mut Settings, name: &str, value: &Value, policy: Policy) -> Result<(), ApiError> {
+    let (path, webhooks) = (format!("webhooks.{name}"), &mut next.webhooks);
+    let flag = || if value.is_null() { Ok(None) } else { boolean(&path, value).map(Some) };
+    let whole = |least, most| if value.is_null() { Ok(None) } else { integer(&path, value, least, most).map(Some) };
+    match name {
+        "strict_global_order" => webhooks.strict_global_order = flag()?,
+        "accept_2xx" => webhooks.accept_2xx = flag()?,
+        "max_age" => webhooks.max_age = whole(60, MAX_AGE)?,
+        "timeout_ms" => webhooks.timeout_ms = whole(100, 60_000)?,
+        "errors_url" => webhooks.errors_url = callback_url(&path, value, policy)?,
+        _ => return unknown(&path, policy),
+    }
+    Ok(())
+}
+
+/// Longest `webhooks.max_age`: 90 days, in seconds.
+const MAX_AGE: u64 = 90 * 24 * 3600;
 
 const APP_SECRET: &str = "must be 16 to 256 visible ASCII characters, or empty";
 const SIGNING_SECRET: &str = "must be whsec_ and the base64 of 24 to 64 bytes, or empty";
@@ -203,8 +222,7 @@ fn optional_text(path: &str, value: &Value, longest: usize) -> Result<Option<Str
     }
 }
 
-fn callback_url(value: &Value, policy: Policy) -> Result<Option<String>, ApiError> {
-    let path = "webhooks.url";
+fn callback_url(path: &str, value: &Value, policy: Policy) -> Result<Option<String>, ApiError> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) if text.is_empty() => Ok(None),
@@ -331,6 +349,10 @@ mod tests {
             (json!({"webhooks": {"signing_secret": "0123456789abcdef"}}), "webhooks.signing_secret"),
             (json!({"webhooks": {"max_concurrent_requests": 7}}), "webhooks.max_concurrent_requests"),
             (json!({"webhooks": {"message": {"sent": 1}}}), "webhooks.message.sent"),
+            (json!({"webhooks": {"max_age": 59}}), "webhooks.max_age"),
+            (json!({"webhooks": {"timeout_ms": 60_001}}), "webhooks.timeout_ms"),
+            (json!({"webhooks": {"accept_2xx": "true"}}), "webhooks.accept_2xx"),
+            (json!({"webhooks": {"errors_url": "http://a.example"}}), "webhooks.errors_url"),
             (json!({"garbagecollector_enable": true}), "garbagecollector_enable"),
             (json!({"log_level": "loud"}), "log_level"),
             (json!({"on_call_pager": 5}), "on_call_pager"),
@@ -347,6 +369,15 @@ mod tests {
         let settings =
             patched(json!({"callback_backoff_delay_ms": "5000", "webhooks": {"max_concurrent_requests": "12"}})).unwrap();
         assert_eq!((settings.callback_backoff_delay_ms, settings.webhooks.max_concurrent_requests), (5000, 12));
+    }
+
+    #[test]
+    fn null_gives_delivery_back_to_the_configuration_of_the_node() {
+        let change = json!({"webhooks": {"max_age": 3600, "accept_2xx": true, "timeout_ms": "500", "strict_global_order": true}});
+        let set = patched(change).unwrap();
+        assert_eq!((set.webhooks.max_age, set.webhooks.accept_2xx, set.webhooks.timeout_ms), (Some(3600), Some(true), Some(500)));
+        let change = json!({"webhooks": {"max_age": null, "accept_2xx": null, "timeout_ms": null, "strict_global_order": null}});
+        assert_eq!(apply(&set, change.as_object().unwrap(), Policy::default()).unwrap(), Settings::default());
     }
 
     #[test]

@@ -36,6 +36,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// Readers: enough for the API beside the shards of one process.
 const READERS: u32 = 4;
+/// Page cache of a reader, in KiB (negative: not pages). The file's pages are in the system's cache anyway.
+const READER_CACHE: &str = "-4096";
 /// How long a caller waits for the writer before it is told to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long SQLite waits for a stranger's lock on the file.
@@ -58,7 +60,7 @@ impl SqliteStore {
     pub async fn open(path: &Path) -> Result<Self> {
         let options = options().filename(path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
         let writer = pool(1).connect_with(options.clone()).await.map_err(error)?;
-        let reader = pool(READERS).connect_lazy_with(options.pragma("query_only", "on"));
+        let reader = pool(READERS).connect_lazy_with(options.pragma("query_only", "on").pragma("cache_size", READER_CACHE));
         Ok(Self { writer, reader, path: Some(path.to_owned()), held: hold::Registry::default() })
     }
 

@@ -221,8 +221,7 @@ async fn any_2xx_is_success_once_the_settings_say_so() -> anyhow::Result<()> {
     let first = world.admin.phone_sends_text(KERRY, "first").await?;
     let second = world.admin.phone_sends_text(ANA, "second").await?;
     world.sink.wait_for_message(&second).await?;
-    let tries: Vec<u16> =
-        world.sink.arrivals().iter().filter(|a| a.messages().any(|id| id == first)).map(|a| a.status).collect();
+    let tries: Vec<u16> = world.sink.arrivals().iter().filter(|a| a.messages().any(|id| id == first)).map(|a| a.status).collect();
     assert_eq!(tries, [204], "in one lane the second follows only a success");
     Ok(())
 }

@@ -175,7 +175,7 @@ impl Shard {
             Input::Request(request) => self.request(request),
             Input::Upstream(event) => self.heard(event),
             Input::Posted(posted) => self.posted(posted),
-            Input::SettingsChanged(settings) => self.settings_changed(settings),
+            Input::SettingsChanged(settings) => self.settings_changed(*settings),
             Input::Condition(details) => self.report(estafet_model::Code::Generic, &details),
             Input::ToldToDrain => self.life.drain(),
             Input::Ticked => {}

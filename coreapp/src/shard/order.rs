@@ -27,7 +27,7 @@ pub enum Input {
     /// A post ended.
     Posted(Posted),
     /// The settings of the number changed.
-    SettingsChanged(Versioned),
+    SettingsChanged(Box<Versioned>),
     /// A condition of the number is to be reported (spec/webhooks.md §7), as its details.
     Condition(String),
     /// The shard is to finish what runs and to end.

@@ -121,7 +121,7 @@ impl Runner {
                 }
                 Ok(()) = self.channels.settings.changed() => {
                     let settings = self.channels.settings.borrow_and_update().clone();
-                    self.take(Input::SettingsChanged(settings));
+                    self.take(Input::SettingsChanged(Box::new(settings)));
                 }
                 Some(details) = self.channels.conditions.recv() => self.take(Input::Condition(details)),
                 () = tokio::time::sleep_until(wake) => self.take(Input::Ticked),

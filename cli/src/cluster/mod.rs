@@ -59,7 +59,7 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
     let (boot, tasks) = (estafet_runtime::boot_id(), Tasks::new());
     let transport = transport(&args.tls, Role::Coreapp, Some(&args.node), Some(args.listen), &tasks)?;
     let ops = Listener::open(&args.ops, "coreapp", &tasks).await?;
-    let application = format!("coreapp/{}/{boot}", args.node);
+    let application = estafet_store::session_name(&args.node, boot);
     let store = open_store(&args.database_url, &application).await?;
     let (listener, bound) = bind(args.listen).await?;
     let deps = estafet_coreapp::Deps {

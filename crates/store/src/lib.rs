@@ -148,9 +148,20 @@ impl Error {
     }
 }
 
+/// Name under which a coreapp's sessions are known to the database server, so that whoever takes its shards over
+/// can end them. PostgreSQL cuts longer names after 63 bytes; the process stays recognisable.
+pub fn session_name(node: &str, boot: BootId) -> String {
+    const LONGEST: usize = 63;
+    let rest = format!("/{boot}");
+    let room = LONGEST - "coreapp/".len() - rest.len();
+    let end = (0..=room.min(node.len())).rev().find(|end| node.is_char_boundary(*end)).unwrap_or(0);
+    format!("coreapp/{}{rest}", &node[..end])
+}
+
 /// Opens the back end that `url` names: `sqlite:PATH`, `postgres://user:password@host:port/database`, or
 /// the same with `mysql://` or `mariadb://`.
-/// The schema is made by [`Store::migrate`]. `application_name` names this process to a PostgreSQL server.
+/// The schema is made by [`Store::migrate`]. `application_name` names this process to the
+/// server (see [`session_name`]).
 pub async fn open(url: &str, application_name: &str) -> Result<SharedStore> {
     match url.split_once(':') {
         Some(("sqlite", path)) => {
@@ -158,7 +169,7 @@ pub async fn open(url: &str, application_name: &str) -> Result<SharedStore> {
             Ok(Arc::new(SqliteStore::open(Path::new(path)).await?))
         }
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(PostgresStore::connect(url, application_name).await?)),
-        Some(("mysql" | "mariadb", _)) => Ok(Arc::new(MySqlStore::connect(url).await?)),
+        Some(("mysql" | "mariadb", _)) => Ok(Arc::new(MySqlStore::connect(url, application_name).await?)),
         _ => Err(Error::Failed("the database URL must begin with sqlite:, postgres:// or mysql://".to_owned())),
     }
 }
@@ -192,7 +203,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes a shard: epoch + 1, provided the stored epoch still is `seen` (`None`: no row yet, nor a shard of
     /// another count that owns some of its slots), it is not retired, and no newer master term has written.
-    /// `Ok(None)` when somebody was faster.
+    /// `Ok(None)` when somebody was faster. A transaction of the former owner that does not end (its process is
+    /// paused) is not waited for: after a moment the sessions of that process are ended ([`session_name`]).
     #[allow(clippy::too_many_arguments, reason = "each is one column of the row")]
     async fn claim(
         &self,
@@ -304,4 +316,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Inserts or replaces the look-up result of contacts (`on_network`, `checked_at_ms`), leaving the rest alone.
     async fn put_contact_checks(&self, number: WaId, contacts: &[ContactRow]) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_name_fits_and_keeps_the_whole_boot() {
+        let boot = BootId([7; 16]);
+        assert_eq!(session_name("core-1", boot), format!("coreapp/core-1/{boot}"));
+        for node in ["n".repeat(128), "\u{e9}".repeat(64)] {
+            let name = session_name(&node, boot);
+            assert!(name.len() <= 63 && name.ends_with(&format!("/{boot}")), "{name}");
+        }
+    }
 }

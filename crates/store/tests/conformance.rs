@@ -176,6 +176,7 @@ mod postgres {
     async fn faults_of_the_server_pass() {
         let server = PostgresServer::start();
         server_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;
+        server_faults::a_takeover_ends_the_sessions_of_a_paused_owner(&server).await;
         server_faults::ended_sessions_are_replaced(&server).await;
         server_faults::a_hold_ends_with_its_session(&server).await;
         server_faults::a_locked_table_is_not_waited_for(&server).await;
@@ -209,6 +210,7 @@ mod mysql {
     async fn faults_of_the_server_pass() {
         let server = MySqlServer::start();
         mysql_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;
+        mysql_faults::a_takeover_ends_the_sessions_of_a_paused_owner(&server).await;
         mysql_faults::ended_sessions_are_replaced(&server).await;
         mysql_faults::a_hold_ends_with_its_session(&server).await;
         mysql_faults::a_locked_table_is_not_waited_for(&server).await;

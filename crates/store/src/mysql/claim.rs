@@ -1,26 +1,78 @@
 //! Taking a shard: epoch + 1 and a line in the audit, one transaction.
 //!
 //! A claim waits for commits in progress, which hold a share lock on the row, but not longer than
-//! `innodb_lock_wait_timeout`; then it is unavailable, and the caller comes back.
+//! `innodb_lock_wait_timeout`; then the sessions of the former owner's process are ended, and it is tried again.
 
+use estafet_model::BootId;
 use sqlx::{Connection, MySqlConnection};
 
 use super::{
-    connections::{Connections, Db, answered, is_taken},
+    connections::{Connections, Db, NAMED, answered, error, is_locked, is_taken, session_lock},
     numbers,
 };
 use crate::{
     Claim, Error, Fence, Result,
     decode::{self, storable},
+    session_name,
 };
 
-pub(super) async fn claim(writer: &Connections, claim: &Claim<'_>) -> Result<Option<Fence>> {
-    let mut session = writer.session().await?;
-    let taken = answered(transaction(&mut session, claim)).await?;
-    session.keep();
-    let Some(stored) = taken else { return Ok(None) };
-    let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
-    Ok(Some(claim.granted(epoch)))
+/// How often a claim ends the former owner's sessions before it is unavailable.
+const EVICTIONS: u32 = 2;
+
+/// `ourselves` names the sessions of this process, which are never ended.
+pub(super) async fn claim(
+    writer: &Connections,
+    reader: &Connections,
+    ourselves: &str,
+    claim: &Claim<'_>,
+) -> Result<Option<Fence>> {
+    let mut evictions = 0;
+    loop {
+        let mut session = writer.session().await?;
+        let taken = answered(async {
+            match transaction(&mut session, claim).await {
+                Err(error) if is_locked(&error) => Ok(Err(error)),
+                other => other.map(Ok),
+            }
+        });
+        match taken.await? {
+            Ok(taken) => {
+                session.keep();
+                let Some(stored) = taken else { return Ok(None) };
+                let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
+                return Ok(Some(claim.granted(epoch)));
+            }
+            Err(locked) => {
+                evictions += 1;
+                if evictions > EVICTIONS || evict(reader, ourselves, claim).await? == 0 {
+                    return Err(error(locked));
+                }
+            }
+        }
+    }
+}
+
+/// Ends the writing sessions of the present owner's process, wherever in a transaction they are; how many.
+async fn evict(reader: &Connections, ourselves: &str, claim: &Claim<'_>) -> Result<u32> {
+    let owner = "SELECT owner_id, owner_boot FROM shard_owner WHERE number = ? AND shard_count = ? AND shard = ?";
+    let owner =
+        sqlx::query_as::<_, (String, Vec<u8>)>(owner).bind(claim.number.as_i64()).bind(claim.count.get()).bind(claim.shard.get());
+    let Some((owner, boot)) = reader.rows(owner).await?.pop() else { return Ok(0) };
+    let Some(boot) = BootId::from_slice(&boot) else { return Ok(0) };
+    let name = session_name(&owner, boot);
+    if name == ourselves {
+        return Ok(0);
+    }
+    tracing::warn!(owner = name, "the former owner holds the row of its shard, ending its sessions");
+    let mut ended = 0;
+    for at in 0..NAMED {
+        let holder = sqlx::query_as::<_, (Option<i64>,)>("SELECT CAST(IS_USED_LOCK(?) AS SIGNED)").bind(session_lock(&name, at));
+        if let Some((Some(session),)) = reader.rows(holder).await?.pop() {
+            // It may have ended by itself meanwhile.
+            ended += u32::from(reader.run(sqlx::query("KILL ?").bind(session)).await.is_ok());
+        }
+    }
+    Ok(ended)
 }
 
 /// The new epoch.

@@ -7,6 +7,7 @@
 use std::{
     future::Future,
     ops::{Deref, DerefMut},
+    sync::Arc,
     time::Duration,
 };
 
@@ -90,14 +91,47 @@ pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnec
 #[derive(Debug)]
 pub(super) struct Connections(MySqlPool);
 
+/// Sessions of a process that may be known at once: those that write, and some that have not quite ended.
+pub(super) const NAMED: u32 = 8;
+
+/// Name of the lock that a writing session of a process holds for as long as it lives. The server knows who holds
+/// a lock, and forgets it with the session; so sessions are found by their process's name, without a table.
+pub fn session_lock(application_name: &str, at: u32) -> String {
+    format!("estafet/{:016x}/{at}", xxhash_rust::xxh64::xxh64(application_name.as_bytes(), 0))
+}
+
+/// Takes the first free lock of the process.
+async fn announce(session: &mut MySqlConnection, application_name: &str) -> Db<()> {
+    for at in 0..NAMED {
+        let lock = sqlx::query_scalar::<_, Option<i64>>("SELECT GET_LOCK(?, 0)").bind(session_lock(application_name, at));
+        if lock.fetch_one(&mut *session).await? == Some(1) {
+            return Ok(());
+        }
+    }
+    tracing::warn!(application_name, "a session without a name: the process has too many");
+    Ok(())
+}
+
 impl Connections {
     pub(super) fn new(options: &MySqlConnectOptions, size: u32) -> Self {
+        Self::named(options, size, "")
+    }
+
+    /// Sessions that others find by the name of this process, unless that is empty.
+    pub(super) fn named(options: &MySqlConnectOptions, size: u32, application_name: &str) -> Self {
+        let name: Arc<str> = application_name.into();
         let pool = MySqlPoolOptions::new()
             .max_connections(size)
             .acquire_timeout(ACQUIRE)
             .idle_timeout(IDLE)
             .test_before_acquire(false)
-            .after_connect(|session, _| Box::pin(async move { session.execute(SESSION).await.map(drop) }))
+            .after_connect(move |session, _| {
+                let name = name.clone();
+                Box::pin(async move {
+                    session.execute(SESSION).await?;
+                    if name.is_empty() { Ok(()) } else { announce(session, &name).await }
+                })
+            })
             .before_acquire(|session, about| Box::pin(async move { Ok(about.idle_for < FRESH || session.ping().await.is_ok()) }));
         Self(pool.connect_lazy_with(options.clone()))
     }
@@ -189,6 +223,12 @@ pub(super) fn is_taken<T>(done: Db<T>) -> Db<Option<T>> {
         Err(error) if number(&error) == Some(DUPLICATE_KEY) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether somebody holds a row for longer than we wait.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    const LOCK_WAIT_TIMEOUT: u16 = 1205;
+    number(error) == Some(LOCK_WAIT_TIMEOUT)
 }
 
 /// Sorts a failure: what a restart, a failover, a lock or a full disk causes passes; the rest stays.

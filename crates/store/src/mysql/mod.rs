@@ -27,6 +27,8 @@ use crate::{
     RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
 };
 
+pub use self::connections::session_lock;
+
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/mysql");
 
 /// While one commit waits for the disk, the next one is built.
@@ -36,17 +38,19 @@ const READERS: u32 = 4;
 /// The MySQL back end.
 pub struct MySqlStore {
     options: MySqlConnectOptions,
+    application_name: String,
     writer: Connections,
     reader: Connections,
 }
 
 impl MySqlStore {
-    /// Connects to the server of `url` (`mysql://user:password@host:port/database`).
-    pub async fn connect(url: &str) -> Result<Self> {
+    /// Connects to the server of `url` (`mysql://user:password@host:port/database`). Whoever wants to end this
+    /// process's sessions finds them by `application_name` (see `claim`).
+    pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
         let options = connections::options(url).map_err(|cause| Error::Failed(cause.to_string()))?;
         Connections::probe(&options).await?;
-        let (writer, reader) = (Connections::new(&options, WRITERS), Connections::new(&options, READERS));
-        Ok(Self { options, writer, reader })
+        let (writer, reader) = (Connections::named(&options, WRITERS, application_name), Connections::new(&options, READERS));
+        Ok(Self { options, application_name: application_name.to_owned(), writer, reader })
     }
 }
 
@@ -106,7 +110,7 @@ impl Store for MySqlStore {
         now_ms: i64,
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
-        claim::claim(&self.writer, &claim).await
+        claim::claim(&self.writer, &self.reader, &self.application_name, &claim).await
     }
 
     async fn numbers(&self) -> Result<Vec<NumberRow>> {

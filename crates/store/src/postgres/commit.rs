@@ -5,19 +5,20 @@
 
 use std::{collections::HashSet, hash::Hash};
 
-use estafet_model::{Seq, Slot};
+use estafet_model::{BootId, Seq, Slot};
 
 use super::connections::{Connections, Failure, Step};
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::{self, storable},
+    session_name,
 };
 
 pub(super) async fn commit(writer: &Connections, fence: &Fence, batch: &Batch) -> Result<Committed> {
     let rows = match writer.transaction(&steps(fence, batch)).await {
         Ok(rows) => rows,
         Err(Failure::Fenced) => return Err(fence.refused()),
-        Err(Failure::Other(error)) => return Err(error),
+        Err(Failure::Locked(error) | Failure::Other(error)) => return Err(error),
     };
     // The messages, if there are any, come right after the fence.
     let stored = if batch.messages.is_empty() { &[] } else { rows[1].as_slice() };
@@ -219,14 +220,58 @@ fn last_of_each<T, K: Eq + Hash>(list: &[T], key: impl Fn(&T) -> K) -> Vec<&T> {
     kept
 }
 
-pub(super) async fn claim(writer: &Connections, claim: &Claim<'_>) -> Result<Option<Fence>> {
-    // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
-    let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
-    let rows = writer.transaction(&[impatient, take(claim)]).await?;
-    let Some(row) = rows[1].first() else { return Ok(None) };
-    let stored: i64 = row.get(0);
-    let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
-    Ok(Some(claim.granted(epoch)))
+/// How often a claim ends the former owner's sessions before it is unavailable.
+const EVICTIONS: u32 = 2;
+
+/// `ourselves` names the sessions of this process, which are never ended.
+pub(super) async fn claim(
+    writer: &Connections,
+    reader: &Connections,
+    ourselves: &str,
+    claim: &Claim<'_>,
+) -> Result<Option<Fence>> {
+    let mut evictions = 0;
+    loop {
+        // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
+        let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
+        match writer.transaction(&[impatient, take(claim)]).await {
+            Ok(rows) => {
+                let Some(row) = rows[1].first() else { return Ok(None) };
+                let stored: i64 = row.get(0);
+                let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
+                return Ok(Some(claim.granted(epoch)));
+            }
+            Err(Failure::Locked(error)) => {
+                evictions += 1;
+                if evictions > EVICTIONS || evict(reader, ourselves, claim).await? == 0 {
+                    return Err(error);
+                }
+            }
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+}
+
+/// Ends the sessions of the present owner's process, wherever in a transaction they are; how many.
+async fn evict(reader: &Connections, ourselves: &str, claim: &Claim<'_>) -> Result<i64> {
+    let owner = Step::new("SELECT owner_id, owner_boot FROM shard_owner WHERE number = $1 AND shard_count = $2 AND shard = $3")
+        .bind(claim.number.as_i64())
+        .bind(i32::from(claim.count.get()))
+        .bind(i32::from(claim.shard.get()));
+    let rows = reader.query(owner).await?;
+    let Some(row) = rows.first() else { return Ok(0) };
+    let Some(boot) = BootId::from_slice(row.get(1)) else { return Ok(0) };
+    let name = session_name(row.get(0), boot);
+    if name == ourselves {
+        return Ok(0);
+    }
+    tracing::warn!(owner = name, "the former owner holds the row of its shard, ending its sessions");
+    let end = Step::new(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE application_name = $1 AND datname = current_database() AND usename = current_user",
+    );
+    let rows = reader.query(end.bind(name)).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
 fn take<'a>(claim: &Claim<'a>) -> Step<'a> {

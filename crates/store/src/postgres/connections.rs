@@ -59,6 +59,8 @@ impl<'a> Step<'a> {
 #[derive(Debug)]
 pub(super) enum Failure {
     Fenced,
+    /// Somebody holds a row for longer than this transaction waits.
+    Locked(Error),
     Other(Error),
 }
 
@@ -66,7 +68,7 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Fenced => Self::Failed("fenced outside of a commit".to_owned()),
-            Failure::Other(error) => error,
+            Failure::Locked(error) | Failure::Other(error) => error,
         }
     }
 }
@@ -168,6 +170,7 @@ fn finished<T>(client: Client, outcome: Option<Result<T, tokio_postgres::Error>>
     match outcome {
         Some(Ok(value)) => Ok(value),
         Some(Err(cause)) if cause.code().is_some_and(|code| code.code() == FENCED) => Err(Failure::Fenced),
+        Some(Err(cause)) if cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(Failure::Locked(error(&cause))),
         Some(Err(cause)) => Err(Failure::Other(error(&cause))),
         None => {
             drop(Object::take(client));

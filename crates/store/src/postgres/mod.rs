@@ -127,7 +127,7 @@ impl Store for PostgresStore {
         now_ms: i64,
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
-        commit::claim(&self.writer, &claim).await
+        commit::claim(&self.writer, &self.reader, &self.application_name, &claim).await
     }
 
     async fn numbers(&self) -> Result<Vec<NumberRow>> {

@@ -61,6 +61,37 @@ pub(crate) async fn a_takeover_does_not_overtake_a_commit_in_progress(server: &M
     store.commit(&new, &messages([message((1, 3), 3)])).await.unwrap();
 }
 
+/// A paused owner inside a transaction holds its row; its sessions are ended, and nobody else's (F4).
+pub(crate) async fn a_takeover_ends_the_sessions_of_a_paused_owner(server: &MySqlServer) {
+    let url = server.create_database("paused_owner");
+    let owners = estafet_store::open(&url, &estafet_store::session_name("core-1", boot(1))).await.unwrap();
+    owners.migrate().await.unwrap();
+    let old = owner(&*owners).await;
+    owners.commit(&old, &messages([message((1, 1), 1)])).await.unwrap();
+    let mut paused = stranger(server, "paused_owner").await;
+    // Beside the sessions of the owner's store, which have announced themselves.
+    let lock = estafet_store::mysql::session_lock(&estafet_store::session_name("core-1", boot(1)), 7);
+    sqlx::query("SELECT GET_LOCK(?, 0)").bind(lock).execute(&mut paused).await.unwrap();
+    run(&mut paused, "BEGIN").await;
+    run(
+        &mut paused,
+        "SELECT epoch FROM shard_owner WHERE number = 15550000001 AND shard_count = 1 AND shard = 0 LOCK IN SHARE MODE",
+    )
+    .await;
+    let mut bystander = stranger(server, "paused_owner").await;
+    let announced: Option<i64> = sqlx::query_scalar("SELECT CAST(IS_USED_LOCK(?) AS SIGNED)")
+        .bind(estafet_store::mysql::session_lock(&estafet_store::session_name("core-1", boot(1)), 0))
+        .fetch_one(&mut bystander)
+        .await
+        .unwrap();
+    assert!(announced.is_some(), "a session that writes is found by the name of its process");
+    let claimed =
+        store(&url).await.claim(number(), Shard::ZERO, ShardCount::ONE, Some(old.epoch), "core-2", boot(2), 1, NOW).await;
+    assert_eq!(claimed.unwrap().map(|fence| fence.epoch), Some(old.epoch.next()));
+    assert!(paused.execute("COMMIT").await.is_err(), "the session of the paused owner is gone");
+    run(&mut bystander, "SELECT 1").await;
+}
+
 pub(crate) async fn ended_sessions_are_replaced(server: &MySqlServer) {
     let store = store(&server.create_database("ended_sessions")).await;
     let fence = owner(&*store).await;

@@ -53,6 +53,28 @@ pub(crate) async fn a_takeover_does_not_overtake_a_commit_in_progress(server: &P
     store.commit(&new, &messages([message((1, 3), 3)])).await.unwrap();
 }
 
+/// A paused owner inside a transaction holds its row; its sessions are ended, and nobody else's (F4).
+pub(crate) async fn a_takeover_ends_the_sessions_of_a_paused_owner(server: &PostgresServer) {
+    let store = store(&server.create_database("paused_owner")).await;
+    let old = owner(&*store).await;
+    let mut bystander = stranger(server, "paused_owner").await;
+    let mut paused = PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(server.port())
+        .username("wa")
+        .database("paused_owner")
+        .application_name(&estafet_store::session_name("core-1", boot(1)))
+        .connect()
+        .await
+        .unwrap();
+    run(&mut paused, "BEGIN").await;
+    run(&mut paused, "SELECT estafet.fence(15550000001, 0, 1, 1)").await;
+    let claimed = store.claim(number(), Shard::ZERO, ShardCount::ONE, Some(old.epoch), "core-2", boot(2), 1, NOW).await;
+    assert_eq!(claimed.unwrap().map(|fence| fence.epoch), Some(old.epoch.next()));
+    assert!(sqlx::query("COMMIT").execute(&mut paused).await.is_err(), "the session of the paused owner is gone");
+    run(&mut bystander, "SELECT 1").await;
+}
+
 pub(crate) async fn ended_sessions_are_replaced(server: &PostgresServer) {
     let store = store(&server.create_database("ended_sessions")).await;
     let fence = owner(&*store).await;

@@ -6,7 +6,8 @@
 //!    last 100 gaps) between 600 ms and 1.5 s.
 //! 4. Stream broken and the dial refused: **dead** at once; not answered: dead after a grace of 100 ms.
 //! 5. Time in which this process itself did not run is nobody's silence.
-//! 6. A node that lost ownership three times in five minutes is quarantined for ten.
+//! 6. A node that lost ownership, or failed to start one, three times in five minutes is quarantined for ten;
+//!    failures within a second of each other count once.
 //!
 //! A wrong verdict costs a reconnect, never a message: that is the epoch's part (**I2**).
 
@@ -35,6 +36,8 @@ const GAPS: usize = 100;
 const LOSSES: usize = 3;
 const LOSSES_WITHIN: Duration = Duration::from_secs(5 * 60);
 const QUARANTINE: Duration = Duration::from_secs(10 * 60);
+/// What fails within this time of the last loss has the same cause.
+const SAME_CAUSE: Duration = Duration::from_secs(1);
 /// Former processes of a node whose late words are not listened to.
 const FORMER: usize = 8;
 
@@ -118,9 +121,12 @@ impl Member {
             return;
         }
         self.health = Health::Dead;
-        if self.holdings.is_empty() {
-            return;
+        if !self.holdings.is_empty() {
+            self.lost(now);
         }
+    }
+
+    fn lost(&mut self, now: Moment) {
         self.losses.retain(|at| now.saturating_sub(*at) < LOSSES_WITHIN);
         self.losses.push_back(now);
         if self.losses.len() >= LOSSES {
@@ -208,6 +214,14 @@ impl Membership {
                 }
                 verdict => member.health = verdict,
             }
+        }
+    }
+
+    /// A node could not start a shard that it was given.
+    pub fn failed(&mut self, now: Moment, node: &NodeName) {
+        let Some(member) = self.members.get_mut(node) else { return };
+        if member.losses.back().is_none_or(|last| now.saturating_sub(*last) >= SAME_CAUSE) {
+            member.lost(now);
         }
     }
 
@@ -335,6 +349,20 @@ mod tests {
         membership.heard(ms(4000), &other);
         assert_eq!(membership.candidates(ms(5000)), ["b"]);
         assert_eq!(membership.candidates(ms(4000) + QUARANTINE), ["a", "b"]);
+    }
+
+    #[test]
+    fn shards_that_cannot_be_started_are_losses_and_those_of_one_second_are_one() {
+        let (mut membership, mut other) = (Membership::default(), report(1));
+        other.node = "b".to_owned();
+        membership.heard(ms(0), &report(1));
+        membership.heard(ms(0), &other);
+        for at in [0, 10, 999, 1000, 1999] {
+            membership.failed(ms(at), &"a".to_owned());
+        }
+        assert_eq!(membership.candidates(ms(1999)), ["a", "b"], "two losses");
+        membership.failed(ms(2000), &"a".to_owned());
+        assert_eq!(membership.candidates(ms(2000)), ["b"]);
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(super) struct Tenure {
     pub(super) boot: BootId,
     /// When it was learnt of.
     pub(super) since: Moment,
+    /// The owner reported it active at least once.
+    pub(super) started: bool,
     /// The owner said that it ended.
     pub(super) over: bool,
     /// The next epoch must be above this one.
@@ -113,6 +115,7 @@ impl Tenure {
             node: record.node,
             boot: record.boot,
             since,
+            started: false,
             over: false,
             above: Epoch::default(),
             retired: record.retired,

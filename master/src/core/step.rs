@@ -178,10 +178,22 @@ impl Core {
         if let Leadership::Leader(term) = &mut self.leadership
             && let Some(owners) = &mut term.owners
         {
+            for holding in report.holdings.iter().filter(|holding| holding.active) {
+                if let Some(tenure) = owners.get_mut(&holding.key)
+                    && (tenure.epoch, tenure.boot) == (holding.epoch, report.boot)
+                {
+                    tenure.started = true;
+                }
+            }
             for ending in &report.endings {
                 if let Some(tenure) = owners.get_mut(&ending.key)
                     && (tenure.epoch, tenure.boot) == (ending.epoch, report.boot)
                 {
+                    // Repeated in every report; it counts once.
+                    if !tenure.over && !tenure.started && ending.above <= ending.epoch && !report.draining {
+                        self.membership.failed(now, &report.node);
+                        term.retry_after.insert(ending.key, now + PAUSE);
+                    }
                     tenure.over = true;
                     tenure.above = tenure.above.max(ending.above);
                 }

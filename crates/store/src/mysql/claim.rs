@@ -26,6 +26,7 @@ pub(super) async fn claim(
     ourselves: &str,
     claim: &Claim<'_>,
 ) -> Result<Option<Fence>> {
+    raise_term(reader, claim.master_term).await?;
     let mut evictions = 0;
     loop {
         let mut session = writer.session().await?;
@@ -50,6 +51,24 @@ pub(super) async fn claim(
             }
         }
     }
+}
+
+/// Makes a newer term of a master known to the database, which refuses every older one from then on. By itself
+/// a transaction, and looked at first: a change waits for every claim that shares the row.
+pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<()> {
+    let known = connections.rows(sqlx::query_as::<_, (i64,)>("SELECT master_term FROM cluster WHERE id = 1")).await?;
+    if known.iter().all(|(known,)| *known >= term) {
+        return Ok(());
+    }
+    let raise = sqlx::query("UPDATE cluster SET master_term = ? WHERE id = 1 AND master_term < ?").bind(term).bind(term);
+    connections.run(raise).await.map(drop)
+}
+
+/// Whether no newer term is known; none becomes known before the transaction ends.
+pub(super) async fn is_newest_term(tx: &mut MySqlConnection, term: i64) -> Db<bool> {
+    let sql = "SELECT master_term FROM cluster WHERE id = 1 LOCK IN SHARE MODE";
+    let known: i64 = sqlx::query_scalar(sql).fetch_one(tx).await?;
+    Ok(known <= term)
 }
 
 /// Ends the writing sessions of the present owner's process, wherever in a transaction they are; how many.
@@ -78,6 +97,10 @@ async fn evict(reader: &Connections, ourselves: &str, claim: &Claim<'_>) -> Resu
 /// The new epoch.
 async fn transaction(session: &mut MySqlConnection, claim: &Claim<'_>) -> Db<Option<i64>> {
     let mut tx = session.begin().await?;
+    if !is_newest_term(&mut tx, claim.master_term).await? {
+        tx.rollback().await?;
+        return Ok(None);
+    }
     let taken = match claim.seen {
         Some(seen) => next(&mut tx, claim, i64::from(seen.get())).await?,
         None => first(&mut tx, claim).await?,

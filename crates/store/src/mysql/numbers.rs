@@ -4,6 +4,7 @@ use estafet_model::{Layout, Shard, ShardCount, WaId};
 use sqlx::{Connection, MySqlConnection};
 
 use super::{
+    claim::{is_newest_term, raise_term},
     connections::{Connections, Db, answered, is_taken},
     read::text,
 };
@@ -59,9 +60,11 @@ pub(super) async fn want(connections: &Connections, number: WaId, count: ShardCo
 }
 
 pub(super) async fn set_layout(connections: &Connections, number: WaId, from: Layout, to: Layout, term: i64) -> Result<bool> {
+    raise_term(connections, term).await?;
     // Assignments take effect from left to right, conditions see the row as it was.
     let sql = "UPDATE business_number SET phase = ?, shard_count = ?, next_count = ?, master_term = ?
-         WHERE number = ? AND phase = ? AND shard_count = ? AND next_count <=> ? AND master_term <= ?";
+         WHERE number = ? AND phase = ? AND shard_count = ? AND next_count <=> ? AND master_term <= ?
+           AND EXISTS (SELECT 1 FROM cluster WHERE id = 1 AND cluster.master_term <= ?)";
     let query = sqlx::query(sql)
         .bind(to.phase())
         .bind(to.count().get())
@@ -71,6 +74,7 @@ pub(super) async fn set_layout(connections: &Connections, number: WaId, from: La
         .bind(from.phase())
         .bind(from.count().get())
         .bind(next(from))
+        .bind(term)
         .bind(term);
     Ok(connections.run(query).await?.rows_affected() == 1)
 }
@@ -97,6 +101,7 @@ pub(super) async fn overlapping(tx: &mut MySqlConnection, number: WaId, count: S
 }
 
 pub(super) async fn switch(writer: &Connections, switch: &Switch) -> Result<Option<Vec<Fence>>> {
+    raise_term(writer, switch.master_term).await?;
     let mut session = writer.session().await?;
     let taken = answered(async {
         let mut tx = session.begin().await?;
@@ -116,6 +121,9 @@ pub(super) async fn switch(writer: &Connections, switch: &Switch) -> Result<Opti
 
 /// The new epoch; `None` if anything is not as the switch says.
 async fn replace(tx: &mut MySqlConnection, switch: &Switch) -> Db<Option<i64>> {
+    if !is_newest_term(tx, switch.master_term).await? {
+        return Ok(None);
+    }
     let lead = "UPDATE business_number SET master_term = ?
          WHERE number = ? AND phase = 'switch' AND shard_count = ? AND next_count = ? AND master_term <= ?";
     let led = sqlx::query(lead)

@@ -230,6 +230,7 @@ pub(super) async fn claim(
     ourselves: &str,
     claim: &Claim<'_>,
 ) -> Result<Option<Fence>> {
+    raise_term(reader, claim.master_term).await?;
     let mut evictions = 0;
     loop {
         // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
@@ -250,6 +251,13 @@ pub(super) async fn claim(
             Err(failure) => return Err(failure.into()),
         }
     }
+}
+
+/// Makes a newer term of a master known to the database, which refuses every older one from then on. By itself
+/// a transaction: claims that share the row would wait for one that is blocked by its shard otherwise.
+pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<()> {
+    let raise = Step::new("UPDATE cluster SET master_term = $1 WHERE id = 1 AND master_term < $1 RETURNING master_term");
+    connections.query(raise.bind(term)).await.map(drop)
 }
 
 /// Ends the sessions of the present owner's process, wherever in a transaction they are; how many.
@@ -276,20 +284,20 @@ async fn evict(reader: &Connections, ourselves: &str, claim: &Claim<'_>) -> Resu
 
 fn take<'a>(claim: &Claim<'a>) -> Step<'a> {
     // Shards of two counts overlap where their fractions of the slots do.
-    let first = "WITH taken AS (
+    let first = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
           INSERT INTO shard_owner (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
           SELECT $1::int8, $2::int4, $3::int4, 1 + coalesce(max(o.epoch), 0), $4::text, $5::bytea, 'claimed', $6::int8, $7::int8
           FROM shard_owner o
           WHERE o.number = $1 AND o.shard * $2 < ($3 + 1) * o.shard_count AND $3 * o.shard_count < (o.shard + 1) * $2
-          HAVING count(*) FILTER (WHERE o.state <> 'retired') = 0
+          HAVING count(*) FILTER (WHERE o.state <> 'retired') = 0 AND EXISTS (SELECT 1 FROM term)
           ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch)
         INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
         SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
-    let next = "WITH taken AS (
+    let next = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
           UPDATE shard_owner SET epoch = epoch + 1, owner_id = $4, owner_boot = $5, state = 'claimed', master_term = $6,
             updated_at = $7
           WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6
-            AND state <> 'retired' RETURNING epoch)
+            AND state <> 'retired' AND EXISTS (SELECT 1 FROM term) RETURNING epoch)
         INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
         SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
     let step = Step::new(if claim.seen.is_some() { next } else { first })

@@ -4,7 +4,10 @@
 
 use estafet_model::{Layout, ShardCount, WaId};
 
-use super::connections::{Connections, Step};
+use super::{
+    commit::raise_term,
+    connections::{Connections, Step},
+};
 use crate::{
     Error, Fence, NumberRow, Result, Switch,
     decode::{self, storable},
@@ -66,8 +69,11 @@ pub(super) async fn want(connections: &Connections, number: WaId, wanted: ShardC
 }
 
 pub(super) async fn set_layout(connections: &Connections, number: WaId, from: Layout, to: Layout, term: i64) -> Result<bool> {
-    let sql = "UPDATE business_number SET phase = $5, shard_count = $6, next_count = $7, master_term = $8
+    raise_term(connections, term).await?;
+    let sql = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $8 FOR SHARE)
+         UPDATE business_number SET phase = $5, shard_count = $6, next_count = $7, master_term = $8
          WHERE number = $1 AND phase = $2 AND shard_count = $3 AND next_count IS NOT DISTINCT FROM $4 AND master_term <= $8
+           AND EXISTS (SELECT 1 FROM term)
          RETURNING number";
     let step = Step::new(sql)
         .bind(number.as_i64())
@@ -88,7 +94,12 @@ pub(super) async fn forget_retired(connections: &Connections, before_ms: i64) ->
 
 pub(super) async fn switch(writer: &Connections, switch: &Switch) -> Result<Option<Vec<Fence>>> {
     let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
-    let step = Step::new("SELECT estafet.switch_shards($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+    raise_term(writer, switch.master_term).await?;
+    let step = Step::new(
+        "WITH term AS MATERIALIZED (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $10 FOR SHARE)
+         SELECT estafet.switch_shards($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) FROM term",
+    );
+    let step = step
         .bind(switch.number.as_i64())
         .bind(count(switch.from))
         .bind(count(switch.to))

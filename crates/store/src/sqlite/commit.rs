@@ -204,6 +204,9 @@ fn event_positions(list: impl Iterator<Item = EventRef>) -> String {
 
 pub(super) async fn claim(writer: &SqlitePool, claim: &Claim<'_>) -> Result<Option<Fence>> {
     let mut tx = begin(writer).await.map_err(error)?;
+    if !raise_term(&mut tx, claim.master_term).await.map_err(error)? {
+        return Ok(None);
+    }
     let Some(stored) = take(&mut tx, claim).await.map_err(error)? else { return Ok(None) };
     let sql = "INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -221,6 +224,12 @@ pub(super) async fn claim(writer: &SqlitePool, claim: &Claim<'_>) -> Result<Opti
     tx.commit().await.map_err(error)?;
     let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
     Ok(Some(claim.granted(epoch)))
+}
+
+/// Makes the term of a master known to the database, which refuses every older one from then on; `false`: this one.
+pub(super) async fn raise_term(tx: &mut SqliteConnection, term: i64) -> Db<bool> {
+    let sql = "UPDATE cluster SET master_term = ?1 WHERE id = 1 AND master_term <= ?1";
+    Ok(sqlx::query(sql).bind(term).execute(tx).await?.rows_affected() == 1)
 }
 
 async fn take(tx: &mut SqliteConnection, claim: &Claim<'_>) -> Db<Option<i64>> {

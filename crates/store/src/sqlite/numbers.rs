@@ -3,7 +3,10 @@
 use estafet_model::{Layout, ShardCount, WaId};
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{commit::begin, error};
+use super::{
+    commit::{begin, raise_term},
+    error,
+};
 use crate::{
     Error, Fence, NumberRow, Result, Switch,
     decode::{self, storable},
@@ -61,6 +64,10 @@ pub(super) async fn want(writer: &SqlitePool, number: WaId, count: ShardCount) -
 pub(super) async fn set_layout(writer: &SqlitePool, number: WaId, from: Layout, to: Layout, term: i64) -> Db<bool> {
     let sql = "UPDATE business_number SET phase = ?5, shard_count = ?6, next_count = ?7, master_term = ?8
          WHERE number = ?1 AND phase = ?2 AND shard_count = ?3 AND next_count IS ?4 AND master_term <= ?8";
+    let mut tx = begin(writer).await?;
+    if !raise_term(&mut tx, term).await? {
+        return Ok(false);
+    }
     let done = sqlx::query(sql)
         .bind(number.as_i64())
         .bind(from.phase())
@@ -70,8 +77,9 @@ pub(super) async fn set_layout(writer: &SqlitePool, number: WaId, from: Layout, 
         .bind(i64::from(to.count().get()))
         .bind(next(to))
         .bind(term)
-        .execute(writer)
+        .execute(&mut *tx)
         .await?;
+    tx.commit().await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -91,6 +99,9 @@ pub(super) async fn switch(writer: &SqlitePool, switch: &Switch) -> Result<Optio
 
 /// The new epoch; `None` if anything is not as the switch says.
 async fn replace(tx: &mut SqliteConnection, switch: &Switch) -> Db<Option<i64>> {
+    if !raise_term(tx, switch.master_term).await? {
+        return Ok(None);
+    }
     let lead = "UPDATE business_number SET master_term = ?4
          WHERE number = ?1 AND phase = 'switch' AND shard_count = ?2 AND next_count = ?3 AND master_term <= ?4";
     let led = sqlx::query(lead)

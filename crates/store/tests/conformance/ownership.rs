@@ -39,6 +39,12 @@ pub(crate) async fn an_older_master_term_claims_nothing(store: SharedStore) {
     let first = claim(None, 5).await.unwrap().unwrap();
     assert_eq!(claim(Some(first.epoch), 4).await.unwrap(), None);
     assert!(claim(Some(first.epoch), 5).await.unwrap().is_some());
+    // The term is the cluster's: a former leader takes nothing that the new one has not touched yet either.
+    let untouched = |term| store.claim(other_number(), Shard::ZERO, ShardCount::ONE, None, "core-1", boot(1), term, NOW);
+    assert_eq!(untouched(4).await.unwrap(), None);
+    assert!(untouched(6).await.unwrap().is_some());
+    assert_eq!(claim(Some(Epoch::new(2)), 5).await.unwrap(), None);
+    assert!(claim(Some(Epoch::new(2)), 6).await.unwrap().is_some());
 }
 
 pub(crate) async fn a_fenced_commit_writes_nothing(store: SharedStore) {

@@ -28,6 +28,7 @@ fn play(text: &str) -> String {
             ["kill", node] => world.set(node, Life::Gone),
             ["hang", node] => world.set(node, Life::Hung),
             ["wake", node] => world.set(node, Life::Running),
+            ["break", node] => world.break_down(node),
             ["drain", node] => world.drain(node),
             ["lose", shard, count, above] => {
                 world.lose(key(shard.parse().unwrap(), count.parse().unwrap()), above.parse().unwrap());
@@ -52,6 +53,11 @@ fn play(text: &str) -> String {
 fn follows(transcript: &str) {
     let played = play(transcript);
     assert!(played == transcript, "the transcript has become:\n{played}");
+}
+
+#[test]
+fn a_node_that_cannot_start_what_it_is_given_is_passed_over_after_a_while() {
+    follows(include_str!("../transcripts/broken.txt"));
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(super) struct Process {
     pub(super) boot: BootId,
     pub(super) life: Life,
     pub(super) draining: bool,
+    /// It cannot start what it is given.
+    pub(super) broken: bool,
     pub(super) holdings: BTreeMap<ShardKey, Holding>,
     pub(super) endings: Vec<Ending>,
 }
@@ -73,6 +75,7 @@ impl World {
             boot: BootId([self.boots; 16]),
             life: Life::Running,
             draining: false,
+            broken: false,
             holdings: BTreeMap::new(),
             endings: Vec::new(),
         };
@@ -99,6 +102,10 @@ impl World {
             process.draining = true;
             self.report(node);
         }
+    }
+
+    pub(super) fn break_down(&mut self, node: &str) {
+        self.processes.get_mut(node).unwrap().broken = true;
     }
 
     /// The shard ends by itself at its owner; somebody saw `above`.
@@ -177,7 +184,11 @@ impl World {
             }
             Effect::Acquire { node, key, epoch, .. } => {
                 let process = self.processes.get_mut(&node).filter(|process| process.life == Life::Running)?;
-                process.holdings.insert(key, Holding { key, epoch, active: true });
+                if process.broken {
+                    process.endings.push(Ending { key, epoch, above: Epoch::default() });
+                } else {
+                    process.holdings.insert(key, Holding { key, epoch, active: true });
+                }
                 self.heard(&node)
             }
             Effect::Release { node, key, epoch, .. } => {

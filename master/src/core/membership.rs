@@ -5,7 +5,8 @@
 //! 3. Silent for the threshold: **dead**. The threshold follows the node's own rhythm (mean + 6 sigma of the
 //!    last 100 gaps) between 600 ms and 1.5 s.
 //! 4. Stream broken and the dial refused: **dead** at once; not answered: dead after a grace of 100 ms.
-//! 5. Time in which this process itself did not run is nobody's silence.
+//! 5. Time in which this process itself did not run is nobody's silence; but who says nothing between three such
+//!    stalls in a row is silent, or a starved master would never notice a hung node.
 //! 6. A node that lost ownership, or failed to start one, three times in five minutes is quarantined for ten;
 //!    failures within a second of each other count once.
 //!
@@ -36,6 +37,8 @@ const GAPS: usize = 100;
 const LOSSES: usize = 3;
 const LOSSES_WITHIN: Duration = Duration::from_secs(5 * 60);
 const QUARANTINE: Duration = Duration::from_secs(10 * 60);
+/// Stalls of our own that one silence is excused by.
+const EXCUSES: u8 = 3;
 /// What fails within this time of the last loss has the same cause.
 const SAME_CAUSE: Duration = Duration::from_secs(1);
 /// Former processes of a node whose late words are not listened to.
@@ -71,6 +74,8 @@ pub struct Member {
     gaps: VecDeque<Duration>,
     losses: VecDeque<Moment>,
     quarantined_until: Moment,
+    /// Stalls of our own since it was heard.
+    excuses: u8,
 }
 
 impl Member {
@@ -87,6 +92,7 @@ impl Member {
             gaps: VecDeque::new(),
             losses: VecDeque::new(),
             quarantined_until: Moment::ZERO,
+            excuses: 0,
         }
     }
 
@@ -175,7 +181,7 @@ impl Membership {
         member.address.clone_from(&report.address);
         member.draining = report.draining;
         member.holdings = report.holdings.iter().map(|holding| (holding.key, *holding)).collect();
-        (member.health, member.heard_at, member.broken_at) = (Health::Alive, now, None);
+        (member.health, member.heard_at, member.broken_at, member.excuses) = (Health::Alive, now, None, 0);
         true
     }
 
@@ -206,7 +212,10 @@ impl Membership {
     /// Time passed, `stall` of it without this process running.
     pub fn passed(&mut self, now: Moment, stall: Duration) {
         for member in self.members.values_mut() {
-            member.heard_at = (member.heard_at + stall).min(now);
+            if !stall.is_zero() && member.excuses < EXCUSES {
+                member.excuses += 1;
+                member.heard_at = (member.heard_at + stall).min(now);
+            }
             match member.verdict(now) {
                 Health::Dead if member.health != Health::Dead => {
                     member.die(now);
@@ -335,6 +344,21 @@ mod tests {
         assert_eq!(health(&membership), Health::Alive);
         membership.passed(ms(5600), ms(0));
         assert_eq!(health(&membership), Health::Dead);
+    }
+
+    #[test]
+    fn a_starved_master_notices_a_hung_node() {
+        let mut membership = Membership::default();
+        membership.heard(ms(0), &report(1));
+        for stall in 1..=5 {
+            membership.passed(ms(250 * stall), ms(250));
+            assert_ne!(health(&membership), Health::Dead, "after {stall} stalls");
+        }
+        membership.passed(ms(1500), ms(250));
+        assert_eq!(health(&membership), Health::Dead);
+        membership.heard(ms(1500), &report(1));
+        membership.passed(ms(2500), ms(1000));
+        assert_eq!(health(&membership), Health::Alive, "heard in between");
     }
 
     #[test]

@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server
+PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server iproute2 nftables
 ARGS ?=
 
 .PHONY: help setup run cluster drill test sim-nightly check fmt bench bench-quick

@@ -14,6 +14,7 @@ use estafet_harness::{
     verdict,
 };
 use estafet_model::{ShardCount, Slot, WaId};
+use estafet_proto::v1::NodeHealth;
 use futures::future::join_all;
 use serde_json::json;
 
@@ -146,6 +147,12 @@ impl Stage<'_> {
     /// Waits until nobody whose name is in `gone` owns anything.
     pub(crate) async fn is_overtaken(&self, gone: &str) -> anyhow::Result<()> {
         until(&format!("{gone} owns nothing"), async || Ok(self.cluster.is_owned_without(&[gone]).await.unwrap_or(false))).await
+    }
+
+    /// Whether the leader takes this coreapp for alive.
+    pub(crate) async fn hears(&self, node: &str) -> anyhow::Result<bool> {
+        let nodes = self.cluster.status().await?.nodes;
+        Ok(nodes.iter().any(|known| known.node == node && known.health() == NodeHealth::Alive))
     }
 
     /// Waits until some master leads.

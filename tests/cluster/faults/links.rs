@@ -40,19 +40,13 @@ async fn an_owner_that_no_master_hears_fails_no_request() -> anyhow::Result<()> 
         stage.traffic.answers_for_each(20).await?;
         let stored = stage.of_former_owners().await?;
         stage.roads.heal().await;
-        until("the masters hear it again", async || hears(stage, &owner).await).await?;
+        until("the masters hear it again", async || stage.hears(&owner).await).await?;
         stage.traffic.answers_for_each(20).await?;
         ensure!(stage.of_former_owners().await? == stored, "a former owner stored something after it was overtaken (I2)");
         ensure!(stage.traffic.refused() == 0, "{} requests failed", stage.traffic.refused());
         Ok(())
     })
     .await
-}
-
-async fn hears(stage: &Stage<'_>, node: &str) -> anyhow::Result<bool> {
-    use estafet_proto::v1::NodeHealth::Alive;
-    let nodes = stage.cluster.status().await?.nodes;
-    Ok(nodes.iter().any(|known| known.node == node && known.health() == Alive))
 }
 
 /// F24: what is accepted waits in the database and goes out when the network is there again.
@@ -130,6 +124,25 @@ async fn flipped_bits_on_the_way_to_the_network_cost_connections_and_nothing_els
         stage.roads.heal().await;
         let again = stage.roads.counts("coreapp-", "chatd").connections;
         ensure!(again > made, "no connection was given up");
+        Ok(())
+    })
+    .await
+}
+
+/// With certificates a flipped bit between the roles costs a connection, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn flipped_bits_between_roles_with_certificates_cost_connections_and_nothing_else() -> anyhow::Result<()> {
+    survives(small().encrypted(), async |stage| {
+        let flips = Faults::flips(NonZeroU64::new(20_000).expect("not zero"));
+        for (from, to) in [("anybody", "coreapp-"), ("", "master-")] {
+            let made = stage.roads.counts(from, to).connections;
+            stage.roads.set(from, to, flips).await?;
+            until("bits were flipped", async || Ok(stage.roads.counts(from, to).flipped >= 10)).await?;
+            stage.roads.heal().await;
+            stage.recovers().await?;
+            let again = stage.roads.counts(from, to).connections;
+            ensure!(again > made, "no connection from {from} to {to} was given up");
+        }
         Ok(())
     })
     .await

@@ -6,3 +6,4 @@
 mod coordination;
 mod database;
 mod links;
+mod partitions;

@@ -5,7 +5,7 @@
 //! * [`sink`]: a receiver of callbacks with scripted answers. [`raw`]: bytes on a socket, well-formed or not.
 //! * [`ledger`]: what was accepted against what phones and the receiver saw (**I3**-**I6**).
 //! * [`proxy`]: stands between two processes and does to their connections what networks do.
-//!   [`roads`]: one between any two processes of a cluster.
+//!   [`roads`]: one between any two processes of a cluster. [`network`]: the kernel loses packets instead.
 //! * [`load`]: senders that go on through faults. [`verdict`]: what must hold afterwards.
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
 //!
@@ -18,6 +18,7 @@ pub mod environment;
 pub mod etcd;
 pub mod ledger;
 pub mod load;
+pub mod network;
 pub mod ports;
 pub mod postgres;
 pub mod process;

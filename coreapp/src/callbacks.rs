@@ -1,7 +1,11 @@
 //! Posts callbacks. Which, when and how many at a time is decided in [`crate::core::lanes`]; here is
 //! only HTTP: success is 200, redirects are not followed, the answer's body is not read beyond a cap.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use estafet_model::{WaId, settings::WebhookSettings};
 use estafet_runtime::Clock;
@@ -46,6 +50,31 @@ pub struct Poster {
     clock: Clock,
     timeout: Duration,
     accept_2xx: bool,
+    clients: Clients,
+}
+
+/// The HTTP clients of a node, by the certificates that they trust beside the system's. To make one, every
+/// certificate of the system is read, so the shards of a node share them: it may start hundreds at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Clients(Arc<Mutex<HashMap<Option<String>, Client>>>);
+
+/// Clients kept at most; those that are in use live on with their shards.
+const CLIENTS: usize = 64;
+
+impl Clients {
+    fn trusting(&self, ca: Option<&str>) -> Result<Client, reqwest::Error> {
+        let ca = ca.map(str::to_owned);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = known.get(&ca) {
+            return Ok(client.clone());
+        }
+        if known.len() >= CLIENTS {
+            known.clear();
+        }
+        let made = client(ca.as_deref())?;
+        known.insert(ca, made.clone());
+        Ok(made)
+    }
 }
 
 /// Where and how callbacks go: made once for each change of the settings.
@@ -65,7 +94,9 @@ impl Target {
     fn new(poster: &Poster, settings: &WebhookSettings, before: Option<Self>) -> Self {
         let client = match before {
             Some(before) if before.ca == settings.ca && before.client.is_some() => before.client,
-            _ => client(settings.ca.as_deref())
+            _ => poster
+                .clients
+                .trusting(settings.ca.as_deref())
                 .inspect_err(|error| tracing::error!(%error, "callbacks wait: their client could not be made"))
                 .ok(),
         };
@@ -82,14 +113,17 @@ impl Target {
     }
 }
 
-/// A client with a connection pool of its own. It checks certificates against those of the system and `ca`; TLS 1.2
+/// Connections to one receiver that a node keeps open without a post.
+const IDLE: usize = 256;
+
+/// A client with connections of its own. It checks certificates against those of the system and `ca`; TLS 1.2
 /// is the oldest version it speaks.
 fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
     let mut builder = Client::builder()
         .redirect(Policy::none())
         .no_proxy()
         .user_agent(concat!("estafet/", env!("CARGO_PKG_VERSION")))
-        .pool_max_idle_per_host(32)
+        .pool_max_idle_per_host(IDLE)
         .tcp_nodelay(true)
         .tls_version_min(reqwest::tls::Version::TLS_1_2)
         .connect_timeout(Duration::from_secs(5));
@@ -101,8 +135,9 @@ fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
 
 impl Poster {
     /// A poster for the callbacks of one shard of `number`.
-    pub fn new(number: WaId, config: &Config, clock: Clock) -> Self {
-        Self { number, clock, timeout: Duration::from_millis(config.callback_timeout_ms), accept_2xx: config.accept_2xx }
+    pub fn new(number: WaId, config: &Config, clock: Clock, clients: Clients) -> Self {
+        let timeout = Duration::from_millis(config.callback_timeout_ms);
+        Self { number, clock, timeout, accept_2xx: config.accept_2xx, clients }
     }
 
     /// Posts what arrives, concurrently, until the sender of posts is gone.
@@ -176,5 +211,27 @@ impl WithoutUrl for reqwest::Error {
             cause = source;
         }
         cause.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_that_trust_the_same_certificates_share_a_client_and_not_more_are_kept_than_allowed() {
+        estafet_runtime::install_crypto();
+        let clients = Clients::default();
+        let kept = || clients.0.lock().unwrap().len();
+        for _shard in 0..3 {
+            clients.trusting(None).unwrap();
+        }
+        assert_eq!(kept(), 1);
+        assert!(clients.trusting(Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")).is_err());
+        assert_eq!(kept(), 1, "what could not be made is tried again");
+        let full = (1..CLIENTS).map(|n| (Some(n.to_string()), clients.trusting(None).unwrap())).collect::<Vec<_>>();
+        clients.0.lock().unwrap().extend(full);
+        clients.trusting(Some("")).unwrap();
+        assert_eq!(kept(), 1);
     }
 }

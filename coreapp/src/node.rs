@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
-    callbacks::Poster,
+    callbacks::{Clients, Poster},
     core::life::Reason,
     request::{Action, Reply, ShardRequest, not_owner, overloaded},
     settings::LiveSettings,
-    shard::{Channels, Context, KeysError, NumberKeys, Runner},
+    shard::{Channels, Context, KeyRing, KeysError, Runner},
 };
 
 /// Requests waiting for one shard. Webapps hold credits for fewer.
@@ -69,6 +69,8 @@ pub struct Node {
     context: Context,
     shards: Arc<RwLock<HashMap<WaId, Vec<Route>>>>,
     settings: Arc<Mutex<HashMap<WaId, Arc<LiveSettings>>>>,
+    keys: KeyRing,
+    clients: Clients,
     ended: mpsc::Sender<ShardEnded>,
     /// Changes when an ownership has ended.
     left: Arc<watch::Sender<u64>>,
@@ -96,21 +98,30 @@ impl Node {
             holder: deps.holder,
             state: NodeState::default(),
         };
-        (Self { context, shards: Arc::default(), settings: Arc::default(), ended, left: Arc::default() }, endings)
+        let node = Self {
+            context,
+            shards: Arc::default(),
+            settings: Arc::default(),
+            keys: KeyRing::default(),
+            clients: Clients::default(),
+            ended,
+            left: Arc::default(),
+        };
+        (node, endings)
     }
 
     /// Starts the shard of an ownership just claimed.
     pub async fn acquire(&self, fence: Fence) -> Result<(), Error> {
         let settings = self.live_settings(fence.number);
         settings.reload(&self.context.store, 0).await.map_err(Error::Settings)?;
-        let keys = NumberKeys::load(&self.context.store, fence.number).await?;
+        let keys = self.keys.of(&self.context.store, fence.number).await?;
         let (request_sender, requests) = mpsc::channel(REQUESTS);
         let (post_sender, posts) = mpsc::channel(POSTS);
         let (posted_sender, posted) = mpsc::channel(POSTS);
         let (condition_sender, conditions) = mpsc::channel(8);
         let drain = CancellationToken::new();
         let receiver = settings.subscribe();
-        let poster = Poster::new(fence.number, &self.context.config, self.context.clock.clone());
+        let poster = Poster::new(fence.number, &self.context.config, self.context.clock.clone(), self.clients.clone());
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
         let channels = Channels { requests, posts: post_sender, posted, settings: receiver, conditions, drain: drain.clone() };
         let runner = Runner::new(self.context.clone(), fence, keys, channels);

@@ -34,6 +34,7 @@ use estafet_store::Fence;
 use estafet_upstream::{Command, Delivery, e2e::Ratchet};
 use lru::LruCache;
 
+pub(crate) use keys::KeyRing;
 pub use keys::{Error as KeysError, NumberKeys};
 pub use order::{Input, Order, Questions};
 pub(crate) use running::{Channels, Context, Runner};

@@ -1,5 +1,5 @@
-//! The drills that people run, at a low rate: a cluster loses owners by death and by orderly end, and nothing is lost,
-//! doubled or reordered (**I1**-**I6**, F1, F16). How long accepting paused is measured on quiet machines, not here.
+//! The drills that people run, at a low rate: a cluster loses owners by death and by orderly end, a number changes its
+//! shard count, and nothing is lost, doubled or reordered (**I1**-**I6**, F1, F16). How long accepting paused is measured on quiet machines, not here.
 
 use std::collections::BTreeMap;
 
@@ -46,5 +46,12 @@ async fn owners_that_are_asked_to_end_lose_double_and_reorder_nothing() -> anyho
     let outcome = drill(Drill::Drain, 2).await?;
     assert_whole(&outcome);
     assert!(outcome.samples.iter().all(|sample| sample.moves > 0), "{:?}", outcome.samples);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_count_that_changes_loses_doubles_and_reorders_nothing() -> anyhow::Result<()> {
+    let outcome = drill(Drill::Reshard, 1).await?;
+    assert_whole(&outcome);
     Ok(())
 }

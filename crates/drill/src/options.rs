@@ -39,7 +39,7 @@ pub struct Options {
     /// Milliseconds between two probes of a shard.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub probe_ms: u64,
-    /// Shards of the number: a power of two.
+    /// Shards of the number: a power of two. In `reshard` with a cluster of its own, the most it is given.
     #[arg(long, default_value_t = 8)]
     pub shards: u32,
     /// Seconds that etcd is away in `etcd-away`.
@@ -113,10 +113,10 @@ impl Options {
         Duration::from_millis(self.probe_ms)
     }
 
-    /// Messages a second beside the probes: what the rate leaves, and never less than a fifth of it, so that full
+    /// Messages a second beside the probes of so many shards: what the rate leaves, and never less than a fifth of it, so that full
     /// cycles with receipts and callbacks are always among the traffic.
-    pub fn load(&self) -> u32 {
-        let probes = u64::from(self.shards) * 1000 / self.probe_ms.max(1);
+    pub fn load(&self, ranges: u32) -> u32 {
+        let probes = u64::from(ranges) * 1000 / self.probe_ms.max(1);
         let left = self.rate.saturating_sub(u32::try_from(probes).unwrap_or(u32::MAX));
         left.max(self.rate / 5).max(1)
     }
@@ -163,6 +163,7 @@ impl ValueEnum for Choice {
             Choice::One(Drill::KillTrio),
             Choice::One(Drill::EtcdAway),
             Choice::One(Drill::RestartDb),
+            Choice::One(Drill::Reshard),
         ];
         CHOICES
     }
@@ -199,11 +200,13 @@ pub enum Drill {
     EtcdAway,
     /// The database throws everybody out and starts again.
     RestartDb,
+    /// The number gets twice as many shards, three times over, and then half as many.
+    Reshard,
 }
 
 impl Drill {
     /// Every drill.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::KillOwner,
         Self::HangOwner,
         Self::PartitionOwner,
@@ -214,6 +217,7 @@ impl Drill {
         Self::KillTrio,
         Self::EtcdAway,
         Self::RestartDb,
+        Self::Reshard,
     ];
 
     /// Its name on the command line.
@@ -229,6 +233,7 @@ impl Drill {
             Self::KillTrio => "kill-trio",
             Self::EtcdAway => "etcd-away",
             Self::RestartDb => "restart-db",
+            Self::Reshard => "reshard",
         }
     }
 
@@ -245,6 +250,7 @@ impl Drill {
             Self::KillTrio => "leading master, owner and leader of etcd killed at once: gap <= 4 s",
             Self::EtcdAway => "all of etcd gone for --etcd-away-secs: no request fails, no shard moves",
             Self::RestartDb => "the database restarted: every shard accepts within 1 s after it takes connections",
+            Self::Reshard => "shard count doubled up to three times, then halved: gap p99 <= 500 ms, no request fails",
         }
     }
 
@@ -261,6 +267,7 @@ impl Drill {
             Self::KillTrio => vec![Bound::GapP99(ms(4000))],
             Self::EtcdAway => vec![Bound::NoFailures, Bound::NoMoves],
             Self::RestartDb => vec![Bound::Recovered(ms(1000))],
+            Self::Reshard => vec![Bound::GapP99(ms(500)), Bound::NoFailures],
         }
     }
 
@@ -269,10 +276,40 @@ impl Drill {
         if self == Self::EtcdAway { 1 } else { repeat }
     }
 
+    /// The shard count that the number has at first.
+    pub(crate) fn begins_with(self, options: &Options) -> u32 {
+        let is_local = options.webapp.is_empty();
+        if self == Self::Reshard && is_local { (options.shards >> DOUBLINGS).max(1) } else { options.shards }
+    }
+
+    /// The shard counts that the number is given, one after the other.
+    pub(crate) fn counts(self, options: &Options) -> Vec<u32> {
+        let most = if options.webapp.is_empty() { options.shards.clamp(2, MOST_SHARDS) } else { MOST_SHARDS };
+        if self == Self::Reshard { counts_up_to(most, self.begins_with(options)) } else { Vec::new() }
+    }
+
+    /// How many ranges of slots are watched apart: as many as there are shards when there are most of them.
+    pub(crate) fn ranges(self, options: &Options) -> u32 {
+        self.counts(options).into_iter().fold(self.begins_with(options), u32::max)
+    }
+
     /// Members of etcd in a cluster of its own.
     pub(crate) fn etcd_members(self) -> usize {
         if matches!(self, Self::KillEtcdLeader | Self::KillTrio) { 3 } else { 1 }
     }
+}
+
+/// How often `reshard` doubles a count.
+const DOUBLINGS: u32 = 3;
+/// Most shards that the API gives a number.
+const MOST_SHARDS: u32 = 32;
+
+/// Up by doubling, and one down.
+fn counts_up_to(most: u32, first: u32) -> Vec<u32> {
+    let up = (1..=DOUBLINGS).map(|n| first << n).filter(|count| *count <= most);
+    let mut counts: Vec<u32> = up.collect();
+    counts.push((counts.last().copied().unwrap_or(first) / 2).max(1));
+    counts
 }
 
 #[cfg(test)]
@@ -311,8 +348,25 @@ mod tests {
 
     #[test]
     fn probes_count_into_the_rate_and_full_cycles_are_always_there() {
-        assert_eq!(options(&["all", "--rate", "500", "--probe-ms", "50"]).load(), 500 - 160);
-        assert_eq!(options(&["all", "--rate", "500", "--probe-ms", "5"]).load(), 100);
+        assert_eq!(options(&["all", "--rate", "500", "--probe-ms", "50"]).load(8), 500 - 160);
+        assert_eq!(options(&["all", "--rate", "500", "--probe-ms", "5"]).load(8), 100);
+    }
+
+    #[test]
+    fn shard_counts_go_up_by_doubling_and_one_down() {
+        for (first, counts) in
+            [(1, vec![2, 4, 8, 4]), (4, vec![8, 16, 32, 16]), (16, vec![32, 16]), (32, vec![16]), (64, vec![32])]
+        {
+            assert_eq!(counts_up_to(MOST_SHARDS, first), counts);
+        }
+        let local = options(&["reshard"]);
+        assert_eq!((Drill::Reshard.begins_with(&local), Drill::Reshard.ranges(&local)), (1, 8));
+        assert_eq!(Drill::Reshard.counts(&local), [2, 4, 8, 4]);
+        assert_eq!(Drill::Reshard.counts(&options(&["reshard", "--shards", "4"])), [2, 4, 2]);
+        let running = ["reshard", "--shards", "4", "--webapp", "http://a", "--masters", "b", "--phones-url", "http://c"];
+        assert_eq!((Drill::Reshard.begins_with(&options(&running)), Drill::Reshard.ranges(&options(&running))), (4, 32));
+        assert_eq!((Drill::Drain.begins_with(&local), Drill::Drain.ranges(&local)), (8, 8));
+        assert!(Drill::Drain.counts(&local).is_empty());
     }
 
     #[test]

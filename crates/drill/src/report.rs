@@ -100,7 +100,7 @@ pub(crate) fn json(outcomes: &[Outcome], options: &Options) -> Value {
         },
         "options": {
             "rate": options.rate,
-            "load_per_second": options.load(),
+            "load_per_second": options.load(options.shards),
             "probe_ms": options.probe_ms,
             "shards": options.shards,
             "repeat": options.repeat,

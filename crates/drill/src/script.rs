@@ -48,7 +48,7 @@ pub(crate) async fn repeat(drill: Drill, options: &Options, world: &mut World, t
     (sample.shard, sample.gap) = worst.context("there is no shard")?;
     let after = world.owners().await?;
     sample.moves = before.owners.iter().filter(|(shard, owner)| after.get(*shard) != Some(*owner)).count() as u64;
-    undo(drill, world, &before).await?;
+    undo(drill, options, world, &before).await?;
     all_is_well(world, before.owners.len()).await?;
     Ok(sample)
 }
@@ -107,6 +107,14 @@ async fn strike(
             sample.recovered = Some(back.saturating_sub(ready));
             return Ok(sample);
         }
+        Drill::Reshard => {
+            let counts = drill.counts(options);
+            sample.victims = format!("{} to {counts:?} shards", drill.begins_with(options));
+            for count in counts {
+                world.reshard(count).await?;
+            }
+            return Ok(sample);
+        }
     };
     world.act(verb, &before.owner).await?;
     owned_without(world, before).await?;
@@ -114,7 +122,7 @@ async fn strike(
 }
 
 /// Makes good what the fault left.
-async fn undo(drill: Drill, world: &mut World, before: &Before) -> anyhow::Result<()> {
+async fn undo(drill: Drill, options: &Options, world: &mut World, before: &Before) -> anyhow::Result<()> {
     match drill {
         Drill::KillOwner | Drill::Drain => world.act(Verb::Restore, &before.owner).await,
         Drill::HangOwner => {
@@ -140,6 +148,7 @@ async fn undo(drill: Drill, world: &mut World, before: &Before) -> anyhow::Resul
             world.act(Verb::Restore, &before.owner).await
         }
         Drill::EtcdAway | Drill::RestartDb => Ok(()),
+        Drill::Reshard => world.reshard(drill.begins_with(options)).await,
     }
 }
 

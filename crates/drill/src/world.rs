@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc};
 use anyhow::{Context as _, bail, ensure};
 use estafet_harness::{
     Api, Cluster,
+    client::until,
     cluster::{ADMIN_PASSWORD, Role},
 };
 use estafet_proto::v1::{ClusterStatus, NodeHealth};
@@ -22,6 +23,9 @@ use crate::{
 
 /// Phones for each shard of a cluster of its own; twice what is needed, since a hash spreads them.
 const PHONES_PER_SHARD: u32 = 40;
+
+/// What the API wants with a change of the shard count, in base64; it is not looked into.
+const CERTIFICATE: &str = "CmkKJQjX";
 
 /// Something that is done to a part of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +89,8 @@ impl World {
             .binary(estafet_harness::environment::estafet_binary()?)
             .fsync(!options.no_fsync)
             .own_group(true)
-            .shards(options.shards)
-            .phones(options.shards * PHONES_PER_SHARD)
+            .shards(drill.begins_with(options))
+            .phones(drill.ranges(options) * PHONES_PER_SHARD)
             .etcd_members(drill.etcd_members())
             .webhook(webhook);
         if drill == Drill::PartitionOwner {
@@ -170,6 +174,26 @@ impl World {
             *shards.entry(node).or_default() += 1;
         }
         shards.into_iter().max_by_key(|(_, count)| *count).map(|(node, _)| node).context("no shard has an owner")
+    }
+
+    /// Asks for a shard count, and waits until all its shards have owners and no others are left.
+    pub(crate) async fn reshard(&self, count: u32) -> anyhow::Result<()> {
+        let number = self.owners().await?.keys().next().context("no shard has an owner")?.0.to_string();
+        let (cc, phone_number) = number.split_at(1);
+        let body = json!({ "cc": cc, "phone_number": phone_number, "shards": count, "cert": CERTIFICATE });
+        let webapp = self.webapps.first().context("there is no webapp")?;
+        until("the last change of the shard count is complete", async || {
+            let answer = webapp.call(Method::POST, "/v1/account/shards", Some(&body)).await?;
+            ensure!(matches!(answer.status, 201 | 409), "{} {}", answer.status, answer.text);
+            Ok(answer.status == 201)
+        })
+        .await?;
+        until(&format!("{count} shards have owners"), async || {
+            // While nobody leads there is no answer.
+            let Ok(owners) = self.owners().await else { return Ok(false) };
+            Ok(owners.len() == usize::try_from(count)? && owners.keys().all(|(_, of, _)| *of == count))
+        })
+        .await
     }
 
     /// Coreapps that live and may be given shards.

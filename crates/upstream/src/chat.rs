@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use estafet_chatd::noise::{self, Transport};
-use estafet_proto::chat::{Refused, RefusedReason, ServerFrame, client_frame, server_frame};
+use estafet_proto::chat::{Refused, RefusedReason, ServerFrame, Warm, client_frame, server_frame};
 use estafet_runtime::Tasks;
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
-use crate::{ConnectError, Link, Login, Upstream};
+use crate::{ConnectError, Link, Login, Standby, StaticKey, Upstream};
 
 /// Longest time an address may take to accept a connection, before the next one is tried.
 const DIAL_LIMIT: Duration = Duration::from_secs(3);
@@ -44,11 +44,58 @@ impl ChatUpstream {
         Self { addresses, server_key, tasks }
     }
 
-    async fn dial(&self, address: &str, login: &Login) -> Result<Transport<TcpStream>, String> {
+    async fn dial(&self, address: &str, static_key: &StaticKey) -> Result<Transport<TcpStream>, String> {
         let stream = timeout(DIAL_LIMIT, TcpStream::connect(address)).await;
         let stream = stream.map_err(|_| "timed out".to_owned())?.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        noise::connect(stream, &login.static_key, self.server_key).await.map_err(|error| error.to_string())
+        noise::connect(stream, static_key, self.server_key).await.map_err(|error| error.to_string())
+    }
+
+    /// Logs in over `transport`; the text of a failure says what broke, and another address may do.
+    async fn serve(&self, mut transport: Transport<TcpStream>, login: &Login) -> Result<Result<Link, ConnectError>, String> {
+        let heartbeat = match log_in(&mut transport, login).await? {
+            Answer::Refused(refused) => return Ok(Err(refusal(refused))),
+            Answer::LoggedIn { heartbeat } => heartbeat,
+        };
+        let (command, commands) = mpsc::channel(COMMANDS);
+        let (event, events) = mpsc::channel(EVENTS);
+        let link = link::Served::new(transport, commands, event, u64::from(login.epoch.get()), heartbeat);
+        self.tasks.spawn("chatd link", link.run(self.tasks.shutdown().clone()));
+        Ok(Ok(Link { commands: command, events }))
+    }
+}
+
+/// A connection after its handshake, which the network has confirmed to be waiting.
+struct Waiting {
+    upstream: ChatUpstream,
+    transport: Transport<TcpStream>,
+}
+
+#[async_trait]
+impl Standby for Waiting {
+    async fn activate(self: Box<Self>, login: Login) -> Result<Link, ConnectError> {
+        let Self { upstream, transport } = *self;
+        match upstream.serve(transport, &login).await {
+            Ok(answered) => answered,
+            Err(failure) => {
+                tracing::debug!(failure, "a standby connection is gone, connecting anew");
+                upstream.connect(login).await
+            }
+        }
+    }
+}
+
+/// Asks the network to keep a connection without a login.
+async fn announce(transport: &mut Transport<TcpStream>) -> Result<(), String> {
+    let exchange = async {
+        transport.writer.feed(&wire::client(client_frame::Frame::Warm(Warm {})))?;
+        transport.writer.flush().await?;
+        transport.reader.next::<ServerFrame>().await
+    };
+    let frame = timeout(LOGIN_LIMIT, exchange).await.map_err(|_| "no answer to a standby".to_owned())?;
+    match frame.map_err(|error| error.to_string())?.and_then(|frame| frame.frame) {
+        Some(server_frame::Frame::Warmed(_)) => Ok(()),
+        _ => Err("the network keeps no standby".to_owned()),
     }
 }
 
@@ -91,18 +138,26 @@ impl Upstream for ChatUpstream {
     async fn connect(&self, login: Login) -> Result<Link, ConnectError> {
         let mut failures = Vec::new();
         for address in &self.addresses {
-            let failure = match self.dial(address, &login).await {
+            let failure = match self.dial(address, &login.static_key).await {
                 Err(failure) => failure,
-                Ok(mut transport) => match log_in(&mut transport, &login).await {
+                Ok(transport) => match self.serve(transport, &login).await {
+                    Ok(answered) => return answered,
                     Err(failure) => failure,
-                    Ok(Answer::Refused(refused)) => return Err(refusal(refused)),
-                    Ok(Answer::LoggedIn { heartbeat }) => {
-                        let (command, commands) = mpsc::channel(COMMANDS);
-                        let (event, events) = mpsc::channel(EVENTS);
-                        let link = link::Served::new(transport, commands, event, u64::from(login.epoch.get()), heartbeat);
-                        self.tasks.spawn("chatd link", link.run(self.tasks.shutdown().clone()));
-                        return Ok(Link { commands: command, events });
-                    }
+                },
+            };
+            failures.push(format!("{address}: {failure}"));
+        }
+        Err(ConnectError::Unreachable(failures.join("; ")))
+    }
+
+    async fn warm(&self, static_key: &StaticKey) -> Result<Box<dyn Standby>, ConnectError> {
+        let mut failures = Vec::new();
+        for address in &self.addresses {
+            let failure = match self.dial(address, static_key).await {
+                Err(failure) => failure,
+                Ok(mut transport) => match announce(&mut transport).await {
+                    Ok(()) => return Ok(Box::new(Waiting { upstream: self.clone(), transport })),
+                    Err(failure) => failure,
                 },
             };
             failures.push(format!("{address}: {failure}"));

@@ -21,6 +21,19 @@ pub use estafet_chatd::{e2e, noise::StaticKey};
 pub trait Upstream: Send + Sync + 'static {
     /// Opens the connection of a shard and logs in. Does not retry: the shard does, with full jitter.
     async fn connect(&self, login: Login) -> Result<Link, ConnectError>;
+
+    /// Prepares a connection for a shard that will be handed to this node, as far as that is possible without
+    /// an epoch. A network without such a thing refuses; then the shard connects when it has its epoch.
+    async fn warm(&self, _static_key: &StaticKey) -> Result<Box<dyn Standby>, ConnectError> {
+        Err(ConnectError::Refused("this network keeps no standby connections".to_owned()))
+    }
+}
+
+/// A connection that lacks nothing but the login. The network closes it after some seconds of silence.
+#[async_trait]
+pub trait Standby: Send + Sync + 'static {
+    /// Logs in: one round trip. A standby that broke meanwhile is replaced by a new connection.
+    async fn activate(self: Box<Self>, login: Login) -> Result<Link, ConnectError>;
 }
 
 /// What a login says.

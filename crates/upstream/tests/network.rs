@@ -103,6 +103,31 @@ async fn epochs_decide_who_is_connected() {
 }
 
 #[tokio::test]
+async fn a_standby_takes_over_with_its_login_and_one_that_broke_connects_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Network::start(dir.path()).await;
+    let business = Business::new();
+    let mut old = business.connect(&network, 5, 1).await.unwrap();
+    let upstream = ChatUpstream::new(vec![network.address()], Some(network.chatd.public_key), Tasks::new());
+    let standby = upstream.warm(&business.static_key).await.unwrap();
+    let late = upstream.warm(&business.static_key).await.unwrap();
+    old.settle().await;
+    assert!(old.heard.closed.is_none(), "a standby without an epoch disturbs nobody");
+    let mut new = standby.activate(business.login(6, 2)).await.unwrap();
+    old.hear_until(|heard| heard.closed.is_some()).await;
+    assert_eq!(old.heard.replaced, Some(6));
+    assert!(matches!(late.activate(business.login(5, 3)).await, Err(ConnectError::StaleEpoch { highest: 6 })));
+    assert!(new.events.try_recv().is_err(), "the one that took over stays");
+    let broken = upstream.warm(&business.static_key).await.unwrap();
+    let address = network.address();
+    network.assert_clean();
+    network.stop().await;
+    let network = Network::start_with(Config { listen: vec![address.parse().unwrap()], ..Config::new(dir.path()) }).await;
+    assert!(broken.activate(business.login(7, 4)).await.is_ok());
+    network.stop().await;
+}
+
+#[tokio::test]
 async fn the_next_address_is_tried_when_one_does_not_answer() {
     let dir = tempfile::tempdir().unwrap();
     let network = Network::start(dir.path()).await;

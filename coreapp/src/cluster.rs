@@ -4,6 +4,8 @@
 //! [`crate::core::duties`]. When no master is left, nothing here changes: shards go on under their epochs. What ends by
 //! itself (fenced, refused by the network) is told, and the master decides what follows.
 
+mod handoff;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,7 +21,7 @@ use estafet_store::Fence;
 use estafet_tls::{Role, Transport};
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Endpoint};
@@ -140,8 +142,13 @@ impl Cluster {
                 ended = endings.recv() => ended,
                 () = self.tasks.shutdown().cancelled() => None,
             };
-            let Some(ShardEnded { fence, reason }) = ended else { return };
+            let Some(ShardEnded { fence, reason, target }) = ended else { return };
             tracing::info!(number = %fence.number, shard = %fence.shard, epoch = %fence.epoch, ?reason, "shard ended");
+            if let (Reason::HandedOff { epoch }, Some(target)) = (reason, target) {
+                self.duties().handed_off(Fence { epoch, ..fence }, target);
+                self.touch();
+                continue;
+            }
             let above = match reason {
                 Reason::StaleUpstream { highest } => highest,
                 _ => 0,
@@ -214,7 +221,9 @@ impl Cluster {
 
     fn report(&self) -> NodeReport {
         let running = self.node.owned();
-        let duties = self.duties();
+        let mut duties = self.duties();
+        duties.standbys().expire(Instant::now().into_std()).iter().for_each(|key| self.node.unprepare(key));
+        let warm = duties.standbys().warm().map(|(key, after)| ownership(&handoff::fence(*key, after))).collect();
         let holding = |(fence, active): (Fence, bool)| v1::Holding { ownership: Some(ownership(&fence)), active };
         let ending = |(fence, above): &(Fence, u64)| v1::Ending { ownership: Some(ownership(fence)), above: *above };
         NodeReport {
@@ -226,6 +235,8 @@ impl Cluster {
             endings: duties.endings().map(ending).collect(),
             states: self.node.state().snapshot(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            warm,
+            handed: duties.handed().map(handoff::wire).collect(),
         }
     }
 
@@ -234,6 +245,7 @@ impl Cluster {
             tracing::warn!(term = order.term, "an order of a former leader");
             return;
         }
+        let term = order.term;
         match order.order {
             Some(Order::Acquire(v1::Acquire { ownership: Some(ownership) })) => {
                 let Some(fence) = read(&ownership) else { return };
@@ -241,8 +253,18 @@ impl Cluster {
                     self.tasks.spawn("acquire", self.clone().acquire(fence));
                 }
             }
-            Some(Order::Release(v1::Release { ownership: Some(ownership) })) => {
+            Some(Order::Prepare(v1::Prepare { ownership: Some(ownership) })) => {
                 let Some(fence) = read(&ownership) else { return };
+                self.prepare(fence);
+            }
+            Some(Order::HandOff(order)) => self.hand_off(order, term),
+            Some(Order::Release(v1::Release { ownership: Some(ownership), owner })) => {
+                let Some(fence) = read(&ownership) else { return };
+                if let Some(v1::MapEntry { ownership: Some(owner), address }) = owner
+                    && let Some(owner) = read(&owner)
+                {
+                    self.node.moved(&owner, &address);
+                }
                 tracing::info!(number = %fence.number, shard = %fence.shard, epoch = %fence.epoch, "told to let go");
                 self.node.release(&fence);
             }

@@ -27,5 +27,6 @@ pub mod shard;
 mod signing;
 
 pub use config::Config;
+pub use core::handoff::Target;
 pub use node::{Deps, Node, ShardEnded};
 pub use shard::CONFLICT;

@@ -5,21 +5,25 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use estafet_model::{BootId, Slot, WaId};
-use estafet_proto::v1::NumberState;
+use estafet_model::{BootId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId};
+use estafet_proto::v1::{NumberState, outcome::Result as Answer};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
-use estafet_upstream::Upstream;
+use estafet_upstream::{Standby, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
     callbacks::{Clients, Poster},
-    core::life::Reason,
-    request::{Action, Reply, ShardRequest, not_owner, overloaded},
+    core::{
+        duties::overlap,
+        handoff::{Key, Target},
+        life::Reason,
+    },
+    request::{Action, Reply, ShardRequest, not_owner, overloaded, owned_by},
     settings::LiveSettings,
-    shard::{Channels, Context, KeyRing, KeysError, Runner},
+    shard::{Channels, Context, KeyRing, KeysError, NumberKeys, Runner},
 };
 
 /// Requests waiting for one shard. Webapps hold credits for fewer.
@@ -44,12 +48,14 @@ pub struct Deps {
 }
 
 /// A shard that ended by itself; the master decides what follows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ShardEnded {
     /// The ownership that ended.
     pub fence: Fence,
     /// Why.
     pub reason: Reason,
+    /// Whom it was handed to, if it was.
+    pub target: Option<Target>,
 }
 
 /// Why a shard could not be acquired.
@@ -61,6 +67,9 @@ pub enum Error {
     /// The number's settings.
     #[error("settings cannot be read")]
     Settings(#[source] estafet_store::Error),
+    /// The head of the shard.
+    #[error("the shard cannot be read")]
+    Head(#[source] estafet_store::Error),
 }
 
 /// A handle to the coreapp of this process.
@@ -71,9 +80,17 @@ pub struct Node {
     settings: Arc<Mutex<HashMap<WaId, Arc<LiveSettings>>>>,
     keys: KeyRing,
     clients: Clients,
+    warm: Arc<Mutex<HashMap<Key, Prepared>>>,
     ended: mpsc::Sender<ShardEnded>,
     /// Changes when an ownership has ended.
     left: Arc<watch::Sender<u64>>,
+}
+
+/// What an owner needs besides its epoch.
+struct Prepared {
+    keys: NumberKeys,
+    poster: Poster,
+    standby: Option<Box<dyn Standby>>,
 }
 
 #[derive(Clone)]
@@ -81,6 +98,7 @@ struct Route {
     fence: Fence,
     requests: mpsc::Sender<ShardRequest>,
     conditions: mpsc::Sender<String>,
+    targets: mpsc::Sender<Target>,
     drain: CancellationToken,
 }
 
@@ -97,6 +115,7 @@ impl Node {
             boot: deps.boot,
             holder: deps.holder,
             state: NodeState::default(),
+            moved: Moved::default(),
         };
         let node = Self {
             context,
@@ -104,35 +123,86 @@ impl Node {
             settings: Arc::default(),
             keys: KeyRing::default(),
             clients: Clients::default(),
+            warm: Arc::default(),
             ended,
             left: Arc::default(),
         };
         (node, endings)
     }
 
+    /// Gets ready for a shard that another node owns: everything up to the login. [`Self::acquire`] uses it.
+    pub async fn prepare(&self, key: Key) -> Result<(), Error> {
+        let (number, count, shard) = key;
+        let prepared = self.load(number).await?;
+        // The head of the shard as it is now cannot be used later, since its owner goes on. Reading it opens the
+        // sessions, prepares the statements and brings the pages into memory.
+        let head: Vec<_> = slots(count, shard).map(|slot| (slot, Seq::ZERO)).collect();
+        let store = &self.context.store;
+        let (outbox, events) = tokio::join!(store.outbox(number, &head, 1), store.events(number, &head, 1));
+        outbox.map(drop).and(events.map(drop)).map_err(Error::Head)?;
+        let standby = if self.context.config.connect_upstream {
+            let standby = self.context.upstream.warm(&prepared.keys.static_key).await;
+            standby.inspect_err(|error| tracing::info!(%number, %shard, %error, "no standby connection")).ok()
+        } else {
+            None
+        };
+        self.prepared().insert(key, Prepared { standby, ..prepared });
+        Ok(())
+    }
+
+    /// Drops what [`Self::prepare`] made.
+    pub fn unprepare(&self, key: &Key) {
+        self.prepared().remove(key);
+    }
+
+    fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Prepared>> {
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn load(&self, number: WaId) -> Result<Prepared, Error> {
+        self.live_settings(number).reload(&self.context.store, 0).await.map_err(Error::Settings)?;
+        let keys = self.keys.of(&self.context.store, number).await?;
+        let poster = Poster::new(number, &self.context.config, self.context.clock.clone(), self.clients.clone());
+        Ok(Prepared { keys, poster, standby: None })
+    }
+
+    /// What was prepared for a shard, or else is loaded now.
+    async fn ready(&self, fence: &Fence) -> Result<Prepared, Error> {
+        let prepared = self.prepared().remove(&(fence.number, fence.count, fence.shard));
+        let Some(prepared) = prepared else { return self.load(fence.number).await };
+        // The settings are some seconds old: nobody waits for them here, the shard hears of a change.
+        let (settings, store) = (self.live_settings(fence.number), self.context.store.clone());
+        self.context.tasks.spawn("settings", async move {
+            // If that fails, the watch of the settings tries again.
+            let _ = settings.reload(&store, 0).await;
+        });
+        Ok(prepared)
+    }
+
     /// Starts the shard of an ownership just claimed.
     pub async fn acquire(&self, fence: Fence) -> Result<(), Error> {
+        let Prepared { keys, poster, standby } = self.ready(&fence).await?;
         let settings = self.live_settings(fence.number);
-        settings.reload(&self.context.store, 0).await.map_err(Error::Settings)?;
-        let keys = self.keys.of(&self.context.store, fence.number).await?;
         let (request_sender, requests) = mpsc::channel(REQUESTS);
         let (post_sender, posts) = mpsc::channel(POSTS);
         let (posted_sender, posted) = mpsc::channel(POSTS);
         let (condition_sender, conditions) = mpsc::channel(8);
         let drain = CancellationToken::new();
         let receiver = settings.subscribe();
-        let poster = Poster::new(fence.number, &self.context.config, self.context.clock.clone(), self.clients.clone());
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
-        let channels = Channels { requests, posts: post_sender, posted, settings: receiver, conditions, drain: drain.clone() };
-        let runner = Runner::new(self.context.clone(), fence, keys, channels);
-        let route = Route { fence, requests: request_sender, conditions: condition_sender, drain };
+        let (target_sender, targets) = mpsc::channel(1);
+        let channels =
+            Channels { requests, posts: post_sender, posted, settings: receiver, conditions, targets, drain: drain.clone() };
+        let runner = Runner::new(self.context.clone(), fence, keys, standby, channels);
+        let route = Route { fence, requests: request_sender, conditions: condition_sender, targets: target_sender, drain };
+        self.context.moved.returned(&fence);
         self.routes().entry(fence.number).or_default().push(route);
         let node = self.clone();
         self.context.tasks.spawn("shard", async move {
-            let reason = runner.run().await;
+            let (reason, target) = runner.run().await;
             node.forget(&fence);
             // The master's side may be gone at shutdown.
-            let _ = node.ended.send(ShardEnded { fence, reason }).await;
+            let _ = node.ended.send(ShardEnded { fence, reason, target }).await;
         });
         Ok(())
     }
@@ -159,6 +229,20 @@ impl Node {
         }
     }
 
+    /// Lets one ownership finish what runs and raise the epoch for `target`; its end is reported. If that takes
+    /// too long, or something is amiss, the shard stays.
+    pub fn hand_off(&self, fence: &Fence, target: Target) {
+        if let Some(routes) = self.routes().get(&fence.number) {
+            // An order that finds another one waiting comes too early; its master gives up and asks again.
+            routes.iter().filter(|route| route.fence == *fence).for_each(|route| drop(route.targets.try_send(target.clone())));
+        }
+    }
+
+    /// Somebody else owns these slots by now, there.
+    pub fn moved(&self, to: &Fence, address: &str) {
+        self.context.moved.to(to, address);
+    }
+
     /// The ownerships of this node.
     pub fn owned(&self) -> Vec<Fence> {
         self.routes().values().flatten().map(|route| route.fence).collect()
@@ -177,10 +261,11 @@ impl Node {
             // While an older ownership still ends, the newer one counts.
             covering.max_by_key(|route| route.fence.epoch).cloned()
         };
-        let Some(route) = route else { return reply.send(not_owner()) };
+        let elsewhere = || self.context.moved.answer(number, slot);
+        let Some(route) = route else { return reply.send(elsewhere()) };
         match route.requests.try_send(ShardRequest { slot, action, reply }) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Closed(request)) => request.reply.send(not_owner()),
+            Err(mpsc::error::TrySendError::Closed(request)) => request.reply.send(elsewhere()),
             Err(mpsc::error::TrySendError::Full(request)) => request.reply.send(overloaded()),
         }
     }
@@ -234,6 +319,41 @@ impl Node {
 
 /// Number, shard count and shard.
 type Place = (u64, u32, u32);
+fn slots(count: ShardCount, shard: ShardIndex) -> impl Iterator<Item = Slot> {
+    let (first, last) = count.slots_of(shard).into_inner();
+    (first.get()..=last.get()).filter_map(|slot| Slot::new(slot.into()))
+}
+
+/// Where shards went that this node had, or heard of: at most one entry for each slot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Moved(Arc<RwLock<HashMap<WaId, Vec<(Fence, String)>>>>);
+
+impl Moved {
+    /// Notes a newer owner; an older word about the same slots is dropped.
+    pub(crate) fn to(&self, fence: &Fence, address: &str) {
+        let mut numbers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let known = numbers.entry(fence.number).or_default();
+        if known.iter().all(|(other, _)| !overlap(other, fence) || other.epoch < fence.epoch) {
+            known.retain(|(other, _)| !overlap(other, fence));
+            known.push((*fence, address.to_owned()));
+        }
+    }
+
+    /// This node owns the slots itself now.
+    fn returned(&self, fence: &Fence) {
+        let mut numbers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = numbers.get_mut(&fence.number) {
+            known.retain(|(other, _)| !overlap(other, fence) || other.epoch > fence.epoch);
+        }
+    }
+
+    /// The answer to a request for a slot that is not this node's.
+    pub(crate) fn answer(&self, number: WaId, slot: Slot) -> Answer {
+        let numbers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let owner = numbers.get(&number).and_then(|known| known.iter().find(|(fence, _)| fence.slots().contains(&slot)));
+        owner.map_or_else(not_owner, |(fence, address)| owned_by(address, fence.epoch))
+    }
+}
 
 /// The states of the shards of this node.
 #[derive(Clone, Debug, Default)]

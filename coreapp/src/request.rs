@@ -1,7 +1,7 @@
 //! Requests of the webapps, and the way their answers take.
 
 use bytes::Bytes;
-use estafet_model::{ApiError, Code, IdKey, Slot, WaId};
+use estafet_model::{ApiError, Code, Epoch, IdKey, Slot, WaId};
 use estafet_proto::v1::{self, outcome::Result as Answer, request::Action as Wire};
 use tokio::sync::{mpsc, oneshot};
 
@@ -75,7 +75,12 @@ pub fn done() -> Answer {
 
 /// This node does not own the slot.
 pub fn not_owner() -> Answer {
-    Answer::NotOwner(v1::NotOwner { hint: String::new(), map_version: 0 })
+    Answer::NotOwner(v1::NotOwner::default())
+}
+
+/// This node does not own the slot; who does.
+pub fn owned_by(address: &str, epoch: Epoch) -> Answer {
+    Answer::NotOwner(v1::NotOwner { hint: address.to_owned(), epoch: epoch.get().into(), ..v1::NotOwner::default() })
 }
 
 /// More is asked than the owner takes; nothing was stored.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use estafet_coreapp::{
-    Config, Deps, Node, ShardEnded,
+    Config, Deps, Node, ShardEnded, Target,
     core::life::Reason,
     request::{Action, Reply},
 };
@@ -261,6 +261,59 @@ async fn an_owner_that_was_fenced_accepts_nothing_and_ends() {
     assert_eq!((ended.fence, ended.reason), (bench.fence, Reason::Fenced));
     let stored = bench.store.outbox(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 10).await.unwrap();
     assert_eq!(stored.len(), 1, "nothing of the fenced transaction is stored");
+}
+
+fn target(term: i64) -> Target {
+    Target { node: "b".to_owned(), boot: BootId([8; 16]), address: "b:1".to_owned(), term }
+}
+
+#[tokio::test]
+async fn an_owner_that_hands_off_raises_the_epoch_itself_and_sends_who_waits_to_the_target() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    let accepted = bench.accept("one").await;
+    let sent = peer.envelopes(&mut Account::new()).await;
+    assert_eq!(sent.len(), 1, "{accepted:?}");
+    bench.node.hand_off(&bench.fence, target(0));
+    // The network has not answered, so the shard waits; what is asked meanwhile waits with it.
+    let id_key = bench.ids.lock().unwrap().generate(1_800_000_000_000);
+    let held = bench.submit_with(id_key, "two");
+    peer.take(&sent).await;
+    let ended = bench.endings.recv().await.unwrap();
+    let epoch = bench.fence.epoch.next();
+    assert_eq!((ended.reason, ended.target), (Reason::HandedOff { epoch }, Some(target(0))));
+    let hinted = |outcome: v1::Outcome| match outcome.result {
+        Some(Answer::NotOwner(answer)) => (answer.hint, answer.epoch),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(hinted(held.await.unwrap()), ("b:1".to_owned(), 2));
+    assert_eq!(hinted(bench.submit_with(id_key, "two").await.unwrap()), ("b:1".to_owned(), 2), "also later");
+    let rows = bench.store.owners().await.unwrap();
+    assert_eq!((rows[0].epoch, rows[0].owner.as_str(), rows[0].boot), (epoch, "b", BootId([8; 16])));
+    assert_eq!(bench.statuses(&sent[0]).await, Some(0b001), "the answer of the network was stored before");
+    let stored = bench.store.outbox(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 10).await.unwrap();
+    assert!(stored.iter().all(|row| row.id_key != id_key), "what waited was not stored here");
+}
+
+#[tokio::test]
+async fn an_order_of_a_former_leader_is_refused_and_the_shard_goes_on() {
+    let mut bench = bench().await;
+    let _peer = bench.connections.recv().await.unwrap();
+    let epoch = bench.fence.epoch;
+    // The same node gets the shard again from a later leader.
+    let fence = bench.store.claim(number(), Shard::ZERO, ShardCount::ONE, Some(epoch), "a", BOOT, 9, 0).await.unwrap().unwrap();
+    bench.node.release(&bench.fence);
+    bench.endings.recv().await.unwrap();
+    bench.node.prepare((number(), ShardCount::ONE, Shard::ZERO)).await.unwrap();
+    bench.node.acquire(fence).await.unwrap();
+    bench.accept("one").await;
+    bench.node.hand_off(&fence, target(8));
+    bench.accept("two").await;
+    assert_eq!(bench.node.owned(), [fence]);
+    let rows = bench.store.owners().await.unwrap();
+    assert_eq!((rows[0].epoch, rows[0].owner.as_str()), (fence.epoch, "a"));
+    bench.node.hand_off(&fence, target(9));
+    assert_eq!(bench.endings.recv().await.unwrap().target, Some(target(9)), "an order of the present one is obeyed");
 }
 
 #[tokio::test]

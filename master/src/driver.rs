@@ -231,7 +231,17 @@ impl Driver {
             }
             Effect::Release { term, node, key, epoch } => {
                 let ownership = Some(ownership(&key, epoch.get()));
-                self.order(term, &node, Order::Release(v1::Release { ownership }));
+                let owner = self.core.map().find(|entry| entry.key == key && entry.epoch > epoch).map(wire_entry);
+                self.order(term, &node, Order::Release(v1::Release { ownership, owner }));
+            }
+            Effect::Prepare { term, node, key, epoch } => {
+                let ownership = Some(ownership(&key, epoch.get()));
+                self.order(term, &node, Order::Prepare(v1::Prepare { ownership }));
+            }
+            Effect::HandOff { term, node, key, epoch, to, boot, address } => {
+                tracing::info!(number = %key.0, shard = %key.2, node, to, "handing off");
+                let (ownership, boot) = (Some(ownership(&key, epoch.get())), boot.0.to_vec().into());
+                self.order(term, &node, Order::HandOff(v1::HandOff { ownership, node: to, boot, address }));
             }
             Effect::Redial { node, boot, address } => self.redial(node, boot, address),
             Effect::Publish(_) => {

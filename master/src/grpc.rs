@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    core::{Ending, Event, Holding, MapEntry, Report, placement::ShardKey},
+    core::{Ending, Event, Holding, MapEntry, Record, Report, placement::ShardKey},
     driver::{Handle, Input, ORDERS, Word, wire_entry},
 };
 
@@ -150,6 +150,11 @@ fn read_report(report: NodeReport) -> Result<Report, Status> {
         let (key, epoch) = read_ownership(ending.ownership)?;
         Ok(Ending { key, epoch, above: read_epoch(ending.above) })
     });
+    let handed = report.handed.into_iter().map(|handed| {
+        let (key, epoch) = read_ownership(handed.ownership)?;
+        let boot = BootId::from_slice(&handed.boot).ok_or_else(|| Status::invalid_argument("boot: 16 bytes"))?;
+        Ok(Record { key, epoch, node: handed.node, boot })
+    });
     Ok(Report {
         node: report.node,
         boot,
@@ -157,6 +162,8 @@ fn read_report(report: NodeReport) -> Result<Report, Status> {
         draining: report.draining,
         holdings: holdings.collect::<Result<_, Status>>()?,
         endings: endings.collect::<Result<_, Status>>()?,
+        warm: report.warm.into_iter().map(|ownership| read_ownership(Some(ownership))).collect::<Result<_, Status>>()?,
+        handed: handed.collect::<Result<_, Status>>()?,
     })
 }
 

@@ -88,7 +88,7 @@ pub(crate) async fn retake(
         let Some(ShardEnded { fence, reason }) = ending else { return };
         let seen = match reason {
             Reason::Drained => continue,
-            Reason::Fenced | Reason::Exhausted => fence.epoch,
+            Reason::Fenced | Reason::Exhausted | Reason::HandedOff { .. } => fence.epoch,
             Reason::StaleUpstream { highest } => Epoch::new(u32::try_from(highest).unwrap_or(u32::MAX - 1)),
         };
         if !hold.is_held() {

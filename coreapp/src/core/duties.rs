@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use estafet_model::{Epoch, Shard, ShardCount, WaId};
+use estafet_model::Epoch;
 use estafet_store::Fence;
 
-/// Endings told again and again.
-const ENDINGS: usize = 512;
+use super::handoff::{Key, Standbys, Target};
 
-type Key = (WaId, ShardCount, Shard);
+/// Endings, and handoffs, told again and again.
+const ENDINGS: usize = 512;
 
 /// The duties of one process.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Duties {
     /// Ordered and not yet running.
     starting: Vec<Fence>,
     endings: VecDeque<(Fence, u64)>,
+    standbys: Standbys,
+    handed: VecDeque<(Fence, Target)>,
 }
 
 impl Duties {
@@ -51,6 +53,7 @@ impl Duties {
             return false;
         }
         *started = fence.epoch;
+        self.standbys.remove(&key(&fence));
         self.starting.push(fence);
         true
     }
@@ -66,6 +69,24 @@ impl Duties {
             self.endings.pop_front();
         }
         self.endings.push_back((fence, above));
+    }
+
+    /// A shard was handed off; `fence` is the next owner's.
+    pub fn handed_off(&mut self, fence: Fence, target: Target) {
+        if self.handed.len() == ENDINGS {
+            self.handed.pop_front();
+        }
+        self.handed.push_back((fence, target));
+    }
+
+    /// What was handed off lately, and to whom.
+    pub fn handed(&self) -> impl Iterator<Item = &(Fence, Target)> {
+        self.handed.iter()
+    }
+
+    /// What it is, or gets, ready for.
+    pub fn standbys(&mut self) -> &mut Standbys {
+        &mut self.standbys
     }
 
     /// What a report says is held, given what runs, and whether it is active: the newest ownership of each shard,
@@ -93,7 +114,8 @@ pub fn outdated<'a>(running: &'a [Fence], newer: &'a Fence) -> impl Iterator<Ite
     running.iter().filter(|old| old.number == newer.number && overlap(old, newer))
 }
 
-fn overlap(one: &Fence, other: &Fence) -> bool {
+/// Whether two ownerships of a number share slots.
+pub(crate) fn overlap(one: &Fence, other: &Fence) -> bool {
     let (one, other) = (one.slots(), other.slots());
     one.start() <= other.end() && other.start() <= one.end()
 }
@@ -104,6 +126,8 @@ fn key(fence: &Fence) -> Key {
 
 #[cfg(test)]
 mod tests {
+    use estafet_model::{Shard, ShardCount, WaId};
+
     use super::*;
 
     fn fence(shard: u32, epoch: u32) -> Fence {

@@ -1,10 +1,15 @@
 //! The life of a shard on this node.
 //!
-//!     Acquiring --loaded--> Active --drain--> Draining --empty--> Released
-//!         \____________________\______ a newer epoch was seen ______^
+//!     (warm) --epoch--> Acquiring --loaded--> Active --drain--> Draining --empty--> Released
+//!                           \                  ^  \_hand off_> HandingOff --raised--^  ^
+//!                            \                 \____given up_____/                     /
+//!                             \_________________ a newer epoch was seen ______________/
 //!
-//! Only `Active` accepts. `Released` is final for an epoch: the node writes and sends nothing more
-//! under it (**I2**).
+//! Only `Active` accepts; `HandingOff` holds what is asked until it is known who answers it. `Released` is final
+//! for an epoch: the node writes and sends nothing more under it (**I2**). What is warm has no epoch yet
+//! ([`super::handoff::Standbys`]).
+
+use estafet_model::Epoch;
 
 /// Where a shard stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +20,8 @@ pub enum Life {
     Active,
     /// What runs is finished, nothing new is taken.
     Draining,
+    /// What runs is finished, what is asked waits; then the epoch is raised for another node.
+    HandingOff,
     /// Over.
     Released(Reason),
 }
@@ -33,6 +40,11 @@ pub enum Reason {
         /// That epoch.
         highest: u64,
     },
+    /// The epoch was raised for another node, here.
+    HandedOff {
+        /// That node's epoch.
+        epoch: Epoch,
+    },
 }
 
 impl Life {
@@ -45,8 +57,24 @@ impl Life {
 
     /// Asked to let go in an orderly way.
     pub fn drain(&mut self) {
-        if matches!(self, Self::Acquiring | Self::Active) {
+        if matches!(self, Self::Acquiring | Self::Active | Self::HandingOff) {
             *self = Self::Draining;
+        }
+    }
+
+    /// Asked to hand the shard to another node; says whether that begins.
+    pub fn hand_off(&mut self) -> bool {
+        let begins = *self == Self::Active;
+        if begins {
+            *self = Self::HandingOff;
+        }
+        begins
+    }
+
+    /// The other node did not get it.
+    pub fn keep(&mut self) {
+        if *self == Self::HandingOff {
+            *self = Self::Active;
         }
     }
 
@@ -81,6 +109,19 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_handoff_begins_once_and_what_is_not_handed_off_goes_on() {
+        let mut life = Life::Acquiring;
+        assert!(!life.hand_off(), "nothing is loaded yet");
+        life.loaded();
+        assert!(life.hand_off() && !life.hand_off() && !life.accepts());
+        life.keep();
+        assert!(life.accepts() && life.hand_off());
+        life.superseded(Reason::HandedOff { epoch: Epoch::new(2) });
+        life.keep();
+        assert_eq!(life.released(), Some(Reason::HandedOff { epoch: Epoch::new(2) }));
+    }
 
     #[test]
     fn a_superseded_shard_never_comes_back() {

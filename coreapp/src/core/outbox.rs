@@ -158,6 +158,11 @@ impl Outbox {
         asked.iter().for_each(|(slot, _)| self.make_ready(*slot));
     }
 
+    /// Messages sent that the upstream has not answered.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
     /// Messages in memory that are not settled.
     pub fn len(&self) -> usize {
         self.queues.len() + self.in_flight

@@ -28,7 +28,7 @@ pub(super) struct Transaction {
 impl Shard {
     /// Starts a commit if none runs and there is something to write.
     pub(super) fn start_commit(&mut self) {
-        if self.committing.is_some() || self.pending.is_empty() {
+        if self.committing.is_some() || self.is_raising() || self.pending.is_empty() {
             return;
         }
         let pending = std::mem::take(&mut self.pending);

@@ -11,8 +11,10 @@
 //!
 //! * [`committing`]: the pipeline. [`sending`]: outbox to upstream. [`receiving`]: upstream to database.
 //! * [`requests`]: what webapps ask. [`reporting`]: callbacks, health. [`order`]: inputs and orders.
+//! * [`handing`]: planned moves.
 
 mod committing;
+pub mod handing;
 mod keys;
 mod metrics;
 pub mod order;
@@ -53,6 +55,7 @@ use crate::{
     settings::Versioned,
 };
 use committing::{Answered, Transaction};
+use handing::Handing;
 use sending::Preparation;
 
 /// Sessions kept unpickled. More than one transaction can touch, so a session that is evicted has
@@ -84,6 +87,7 @@ pub struct Shard {
     orders: Vec<Order>,
     fence: Fence,
     life: Life,
+    handing: Option<Handing>,
     seqs: SeqAllocator,
     keys: NumberKeys,
     settings: Versioned,
@@ -130,6 +134,7 @@ impl Shard {
         Self {
             fence,
             life: Life::Acquiring,
+            handing: None,
             seqs: SeqAllocator::new(fence.epoch),
             keys,
             settings,
@@ -179,6 +184,8 @@ impl Shard {
             Input::SettingsChanged(settings) => self.settings_changed(*settings),
             Input::Condition(details) => self.report(estafet_model::Code::Generic, &details),
             Input::ToldToDrain => self.life.drain(),
+            Input::ToldToHandOff(target) => self.hand_off(target),
+            Input::Raised(raised) => self.raised(raised),
             Input::Ticked => {}
             Input::Committed { result, retried, took } => self.committed(result, retried, took),
             Input::OutboxLoaded(asked, rows) => self.outbox.loaded(&asked, rows, LOAD_ROWS as usize),
@@ -199,6 +206,7 @@ impl Shard {
             self.load();
         }
         self.start_commit();
+        self.advance_handoff();
         if self.life == Life::Draining && self.committing.is_none() && self.pending.is_empty() && self.lanes.posting() == 0 {
             self.life.idle();
         }
@@ -243,7 +251,8 @@ impl Shard {
 
     /// When something is due though nothing happens.
     pub fn next_due(&self) -> Option<Instant> {
-        self.lanes.next_due()
+        // A shard that is being handed off opens no posts.
+        self.handing_due().or_else(|| self.lanes.next_due())
     }
 
     /// Why the shard is over, if it is.
@@ -281,10 +290,11 @@ impl Shard {
     /// Nobody waits for ever for a shard that is gone. What is being committed stays without an answer: it may
     /// have taken place.
     pub fn abandon(mut self) {
+        let elsewhere = self.elsewhere();
         for (_, reply) in self.queries.drain() {
-            reply.send(not_owner());
+            reply.send(elsewhere.clone());
         }
-        self.unanswered().for_each(|reply| reply.send(not_owner()));
+        self.unanswered().for_each(|reply| reply.send(elsewhere.clone()));
     }
 
     fn request(&mut self, request: ShardRequest) {

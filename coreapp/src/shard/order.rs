@@ -4,15 +4,17 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use estafet_model::{Seq, Slot, WaId};
 use estafet_store::{Batch, Committed, Error, InboundRow, MessageRow, Result, SessionRow, StatusRow, Store, StoredEvent};
 use estafet_upstream::{ConnectError, Event};
 
+use super::handing::Raised;
 use crate::{
     callbacks::Posted,
+    core::handoff::Target,
     request::{Reply, ShardRequest},
     settings::Versioned,
 };
@@ -32,6 +34,10 @@ pub enum Input {
     Condition(String),
     /// The shard is to finish what runs and to end.
     ToldToDrain,
+    /// The shard is to be handed to this node.
+    ToldToHandOff(Target),
+    /// The end of [`Order::Raise`].
+    Raised(Raised),
     /// Time passed.
     Ticked,
     /// The end of [`Order::Commit`].
@@ -66,6 +72,13 @@ pub enum Order {
         batch: Arc<Batch>,
         /// Whether an earlier try got no answer.
         retried: bool,
+    },
+    /// Raise the epoch of the shard in favour of this node.
+    Raise {
+        /// The node.
+        target: Target,
+        /// When to give up.
+        deadline: Instant,
     },
     /// Read messages that are not settled, after these places, at most [`super::LOAD_ROWS`] of each slot.
     LoadOutbox(Vec<(Slot, Seq)>),

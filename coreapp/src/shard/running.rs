@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use estafet_model::BootId;
 use estafet_runtime::{Backoff, Clock, Tasks};
 use estafet_store::{Batch, Error, Fence, SharedStore};
-use estafet_upstream::{ConnectError, Event, Link, Login, Upstream};
+use estafet_upstream::{ConnectError, Event, Link, Login, Standby, Upstream};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
@@ -16,13 +16,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Input, LOAD_ROWS, NumberKeys, Order, Shard};
+use super::{Input, LOAD_ROWS, NumberKeys, Order, Shard, handing::raise};
 use crate::{
     Config,
     callbacks::Posted,
-    core::{lanes::Post, life::Reason},
-    node::NodeState,
-    request::{ShardRequest, not_owner},
+    core::{handoff::Target, lanes::Post, life::Reason},
+    node::{Moved, NodeState},
+    request::ShardRequest,
     settings::Versioned,
 };
 
@@ -37,6 +37,7 @@ pub(crate) struct Context {
     pub(crate) boot: BootId,
     pub(crate) holder: String,
     pub(crate) state: NodeState,
+    pub(crate) moved: Moved,
 }
 
 /// The channels a shard hears and speaks through.
@@ -47,6 +48,8 @@ pub(crate) struct Channels {
     pub(crate) settings: watch::Receiver<Versioned>,
     /// Conditions of the number to report (spec/webhooks.md §7), as their details.
     pub(crate) conditions: mpsc::Receiver<String>,
+    /// To whom the shard is to be handed.
+    pub(crate) targets: mpsc::Receiver<Target>,
     pub(crate) drain: CancellationToken,
 }
 
@@ -66,6 +69,8 @@ pub(crate) struct Runner {
     context: Context,
     shard: Shard,
     login: Login,
+    /// A connection that lacks nothing but the login, for the first try.
+    standby: Option<Box<dyn Standby>>,
     channels: Channels,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     /// The connection that is up.
@@ -74,7 +79,13 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    pub(crate) fn new(context: Context, fence: Fence, keys: NumberKeys, mut channels: Channels) -> Self {
+    pub(crate) fn new(
+        context: Context,
+        fence: Fence,
+        keys: NumberKeys,
+        standby: Option<Box<dyn Standby>>,
+        mut channels: Channels,
+    ) -> Self {
         let login = Login {
             number: fence.number,
             shard: fence.shard,
@@ -89,11 +100,11 @@ impl Runner {
         let (now, now_ms) = (Instant::now().into_std(), context.clock.now_ms());
         let shard = Shard::new(context.config.clone(), fence, keys, settings, now, now_ms);
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
-        Self { context, shard, login, channels, jobs: FuturesUnordered::new(), link: None, backoff }
+        Self { context, shard, login, standby, channels, jobs: FuturesUnordered::new(), link: None, backoff }
     }
 
-    /// Lives until the shard is released; says why.
-    pub(crate) async fn run(mut self) -> Reason {
+    /// Lives until the shard is released; says why, and to whom it was handed.
+    pub(crate) async fn run(mut self) -> (Reason, Option<Target>) {
         self.shard.begin();
         let mut requests = Vec::new();
         let mut posted = Vec::new();
@@ -101,8 +112,12 @@ impl Runner {
             self.advance();
             self.context.state.publish(self.shard.state());
             if let Some(reason) = self.shard.released() {
+                let handed = self.shard.handed().map(|(target, epoch)| (target.clone(), epoch));
+                if let Some((target, epoch)) = &handed {
+                    self.context.moved.to(&Fence { epoch: *epoch, ..*self.shard.fence() }, &target.address);
+                }
                 self.abandon();
-                return reason;
+                return (reason, handed.map(|(target, _)| target));
             }
             let (room, accepts) = (self.shard.room(), self.shard.accepts());
             let wake = self.shard.next_due().map_or_else(far_away, Instant::from_std);
@@ -124,6 +139,7 @@ impl Runner {
                     self.take(Input::SettingsChanged(Box::new(settings)));
                 }
                 Some(details) = self.channels.conditions.recv() => self.take(Input::Condition(details)),
+                Some(target) = self.channels.targets.recv() => self.take(Input::ToldToHandOff(target)),
                 () = tokio::time::sleep_until(wake) => self.take(Input::Ticked),
                 () = self.channels.drain.cancelled(), if accepts => self.take(Input::ToldToDrain),
             }
@@ -170,6 +186,10 @@ impl Runner {
         let number = fence.number;
         match order {
             Order::Commit { batch, retried } => self.job(async move { commit(&store, &fence, &batch, retried).await }),
+            Order::Raise { target, deadline } => {
+                let now_ms = self.context.clock.now_ms();
+                self.job(async move { Input::Raised(raise(&store, &fence, &target, now_ms, deadline).await) });
+            }
             Order::LoadOutbox(asked) => self.job(async move {
                 let rows = read("outbox", || store.outbox(number, &asked, LOAD_ROWS)).await;
                 Input::OutboxLoaded(asked, rows)
@@ -192,9 +212,13 @@ impl Runner {
                 self.link = None;
                 let delay = if at_once { Duration::ZERO } else { self.backoff.next_delay() };
                 let (upstream, login) = (self.context.upstream.clone(), self.login.clone());
+                let standby = self.standby.take();
                 self.jobs.push(Box::pin(async move {
                     tokio::time::sleep(delay).await;
-                    Done::Connected(upstream.connect(login).await)
+                    Done::Connected(match standby {
+                        Some(standby) => standby.activate(login).await,
+                        None => upstream.connect(login).await,
+                    })
                 }));
             }
         }
@@ -208,7 +232,7 @@ impl Runner {
         let Self { context, shard, mut channels, .. } = self;
         channels.requests.close();
         while let Ok(request) = channels.requests.try_recv() {
-            request.reply.send(not_owner());
+            request.reply.send(context.moved.answer(shard.fence().number, request.slot));
         }
         context.state.remove(shard.fence());
         shard.abandon();

@@ -86,6 +86,34 @@ pub enum Effect {
         /// In which epoch.
         epoch: Epoch,
     },
+    /// Tell a node to get ready for a shard that it will be given.
+    Prepare {
+        /// In whose name.
+        term: i64,
+        /// The node.
+        node: NodeName,
+        /// The shard.
+        key: ShardKey,
+        /// In which epoch its owner has it.
+        epoch: Epoch,
+    },
+    /// Tell an owner to raise the epoch in favour of a node that is ready.
+    HandOff {
+        /// In whose name.
+        term: i64,
+        /// The owner.
+        node: NodeName,
+        /// The shard.
+        key: ShardKey,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The next owner.
+        to: NodeName,
+        /// Its process.
+        boot: BootId,
+        /// Where its data service is.
+        address: String,
+    },
     /// Find out whether a node's process is gone.
     Redial {
         /// The node.

@@ -47,6 +47,10 @@ pub struct Report {
     pub holdings: Vec<Holding>,
     /// What ended lately.
     pub endings: Vec<Ending>,
+    /// Shards it is ready to take, each with the epoch that its owner had when it was asked to get ready.
+    pub warm: Vec<(ShardKey, Epoch)>,
+    /// What it handed off lately, as the database has it.
+    pub handed: Vec<Record>,
 }
 
 /// A row of the database: who was given a shard last.

@@ -1,22 +1,29 @@
 //! Planned moves: shards of a node that wants to end, and balance.
 //!
-//!     owner: Active --Release--> Draining --ended--> (claimed for the target, epoch + 1) --Acquire--> target
+//!     target: Prepare -> warm                                         Acquire (epoch + 1) -> active
+//!     owner:               HandOff -> finishes, raises the epoch itself -> handed
 //!
-//! One move at a time for each target, eight in all. An owner that does not let go in time is overtaken: the
-//! epoch makes that safe. Balance moves wait for 30 s in which no node came, left or died, and are one shard or a
-//! tenth of all in 30 s (reliability.md §2 rule 8).
+//! One move at a time for each target, eight in all. Until the epoch is raised the owner keeps the shard and
+//! serves it; a step that takes too long ends the move, and the next target is tried. From the moment the epoch
+//! is raised the database names the target: the owner says so to every master, and a leader that never hears it
+//! reads it. Balance moves wait for 30 s in which no node came, left or died, and are one shard or a tenth of all
+//! in 30 s (reliability.md §2 rule 8).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Effect, Moment,
+    Effect,
     placement::{NodeName, Plan, Problem, ShardKey, balance},
-    state::{Move, Term},
+    state::{Move, MoveStep, Term},
     step::{Standing, View},
 };
 
-/// How long an owner may take to let go.
-const LET_GO: Duration = Duration::from_secs(2);
+/// How long a target may take to get ready, and an owner to hand off.
+const STEP: Duration = Duration::from_secs(2);
+/// An owner gives up by itself after [`STEP`]; so much later its word would have come.
+const MARGIN: Duration = Duration::from_millis(500);
+/// How long a node is not tried again for a shard that could not be handed to it.
+const AVOID: Duration = Duration::from_secs(10);
 /// Moves at once.
 const MOVES: usize = 8;
 /// Quiet before a move for balance, and the window its budget is for.
@@ -25,12 +32,7 @@ const QUIET: Duration = Duration::from_secs(30);
 const NEW_LEADER: Duration = Duration::from_secs(2);
 
 impl Term {
-    /// Whether the owner was to let go and did not.
-    pub(super) fn is_overdue(&self, key: &ShardKey, now: Moment) -> bool {
-        self.moves.get(key).is_some_and(|planned| now.saturating_sub(planned.since) >= LET_GO)
-    }
-
-    /// Orders what the plan has elsewhere than its living owner.
+    /// Drives the moves under way, and begins what the plan has elsewhere than its living owner.
     pub(super) fn hand_off(
         &mut self,
         view: &View<'_>,
@@ -38,22 +40,79 @@ impl Term {
         standings: &BTreeMap<ShardKey, Standing>,
         effects: &mut Vec<Effect>,
     ) {
+        self.end_moves(view, standings);
+        self.order_moves(view, effects);
         for (key, node) in plan {
             if standings.get(key) == Some(&Standing::Held) {
-                self.move_to(view.now, key, node, effects);
+                self.move_to(view, key, node, effects);
             }
         }
     }
 
-    fn move_to(&mut self, now: Moment, key: &ShardKey, to: &NodeName, effects: &mut Vec<Effect>) {
+    /// Ends moves without an owner that could hand off, without a target that may take over, or without progress.
+    fn end_moves(&mut self, view: &View<'_>, standings: &BTreeMap<ShardKey, Standing>) {
+        self.avoided.retain(|_, until| view.now < *until);
+        let candidates = view.membership.candidates(view.now);
+        let avoided = &mut self.avoided;
+        self.moves.retain(|key, planned| {
+            let longest = match planned.step {
+                MoveStep::Preparing => STEP,
+                MoveStep::Ordered => STEP + MARGIN,
+            };
+            let late = view.now.saturating_sub(planned.since) >= longest;
+            if late {
+                avoided.insert((*key, planned.to.clone()), view.now + AVOID);
+            }
+            !late && standings.get(key) == Some(&Standing::Held) && candidates.contains(&planned.to)
+        });
+    }
+
+    /// Where the target is ready, the owner is told to hand off.
+    fn order_moves(&mut self, view: &View<'_>, effects: &mut Vec<Effect>) {
+        let Some(owners) = &self.owners else { return };
+        for (key, planned) in self.moves.iter_mut().filter(|(_, planned)| planned.step == MoveStep::Preparing) {
+            let (Some(tenure), Some(target)) = (owners.get(key), view.membership.get(&planned.to)) else { continue };
+            if target.warm.get(key) != Some(&tenure.epoch) {
+                continue;
+            }
+            (planned.step, planned.since) = (MoveStep::Ordered, view.now);
+            effects.push(Effect::HandOff {
+                term: self.number,
+                node: tenure.node.clone(),
+                key: *key,
+                epoch: tenure.epoch,
+                to: planned.to.clone(),
+                boot: target.boot,
+                address: target.address.clone(),
+            });
+        }
+    }
+
+    fn move_to(&mut self, view: &View<'_>, key: &ShardKey, wanted: &NodeName, effects: &mut Vec<Effect>) {
         let Some(tenure) = self.tenure(key) else { return };
         let busy =
             self.claims.contains_key(key) || self.moves.contains_key(key) || self.moves.len() >= MOVES || self.is_switching(key);
-        if tenure.node == *to || busy || self.moves.values().any(|planned| planned.to == *to) {
+        if tenure.node == *wanted || busy {
             return;
         }
-        effects.push(Effect::Release { term: self.number, node: tenure.node.clone(), key: *key, epoch: tenure.epoch });
-        self.moves.insert(*key, Move { to: to.clone(), since: now });
+        let Some(to) = self.target(view, key, wanted, &tenure.node) else { return };
+        let epoch = tenure.epoch;
+        effects.push(Effect::Prepare { term: self.number, node: to.clone(), key: *key, epoch });
+        self.moves.insert(*key, Move { to, step: MoveStep::Preparing, since: view.now });
+    }
+
+    /// Who takes the shard: the wanted node, or another when that one failed to lately. One shard at a time.
+    fn target(&self, view: &View<'_>, key: &ShardKey, wanted: &NodeName, owner: &NodeName) -> Option<NodeName> {
+        let avoids = |node: &NodeName| self.avoided.contains_key(&(*key, node.clone()));
+        let to = if avoids(wanted) {
+            let mut others = view.membership.candidates(view.now);
+            others.retain(|node| node != owner && !avoids(node));
+            let load = |node: &NodeName| view.membership.get(node).map_or(0, |member| member.holdings.len());
+            others.into_iter().min_by_key(|node| load(node))?
+        } else {
+            wanted.clone()
+        };
+        (!self.moves.values().any(|planned| planned.to == to)).then_some(to)
     }
 
     /// Makes the loads even, slowly, when nothing else happens.
@@ -75,7 +134,7 @@ impl Term {
         }
         if let Some((key, to)) = balance(problem, plan) {
             self.balanced.push_back(now);
-            self.move_to(now, &key, &to, effects);
+            self.move_to(view, &key, &to, effects);
         }
     }
 }

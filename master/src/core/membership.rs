@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::BootId;
+use estafet_model::{BootId, Epoch};
 
 use super::{
     Moment, Redial, Report,
@@ -68,6 +68,8 @@ pub struct Member {
     pub health: Health,
     /// What it says it owns.
     pub holdings: BTreeMap<ShardKey, Holding>,
+    /// What it is ready to take, after which epoch.
+    pub warm: BTreeMap<ShardKey, Epoch>,
     former: VecDeque<BootId>,
     heard_at: Moment,
     broken_at: Option<Moment>,
@@ -86,6 +88,7 @@ impl Member {
             draining: report.draining,
             health: Health::Alive,
             holdings: BTreeMap::new(),
+            warm: BTreeMap::new(),
             former: VecDeque::new(),
             heard_at: now,
             broken_at: None,
@@ -181,6 +184,7 @@ impl Membership {
         member.address.clone_from(&report.address);
         member.draining = report.draining;
         member.holdings = report.holdings.iter().map(|holding| (holding.key, *holding)).collect();
+        member.warm = report.warm.iter().copied().collect();
         (member.health, member.heard_at, member.broken_at, member.excuses) = (Health::Alive, now, None, 0);
         true
     }
@@ -281,6 +285,8 @@ mod tests {
             draining: false,
             holdings,
             endings: Vec::new(),
+            warm: Vec::new(),
+            handed: Vec::new(),
         }
     }
 

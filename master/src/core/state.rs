@@ -58,6 +58,8 @@ pub(super) struct Term {
     pub(super) retry_after: BTreeMap<ShardKey, Moment>,
     /// Planned moves under way.
     pub(super) moves: BTreeMap<ShardKey, Move>,
+    /// Nodes that a shard could not be handed to, and until when they are not tried for it.
+    pub(super) avoided: BTreeMap<(ShardKey, NodeName), Moment>,
     /// Moves for balance within the last window.
     pub(super) balanced: VecDeque<Moment>,
     /// Groups whose slots are being given to shards of another count, by number.
@@ -105,7 +107,18 @@ pub(super) struct Switching {
 #[derive(Clone, Debug)]
 pub(super) struct Move {
     pub(super) to: NodeName,
+    pub(super) step: MoveStep,
+    /// When the step began.
     pub(super) since: Moment,
+}
+
+/// How far a planned move is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MoveStep {
+    /// The target gets ready.
+    Preparing,
+    /// The owner was told to hand off.
+    Ordered,
 }
 
 impl Tenure {
@@ -136,6 +149,7 @@ impl Term {
             claims: BTreeMap::new(),
             retry_after: BTreeMap::new(),
             moves: BTreeMap::new(),
+            avoided: BTreeMap::new(),
             balanced: VecDeque::new(),
             switches: BTreeMap::new(),
             stepping: BTreeSet::new(),

@@ -106,17 +106,20 @@ impl Core {
                 self.in_term(term, |term| effects.extend(term.switched(now, number, &retired, records)));
             }
             Event::NotSwitched { term, number } => self.in_term(term, |term| term.not_switched(now, number)),
-            Event::OwnersRead { term, records } => self.in_term(term, |term| term.owners_read(now, records)),
+            Event::OwnersRead { term, records } => {
+                let idle = self.idle_owners(&records);
+                self.in_term(term, |term| effects.extend(term.owners_read(now, records, &idle)));
+            }
             Event::OwnersUnread { term } => self.in_term(term, |term| {
                 term.reading = false;
                 term.read_after = now + PAUSE;
             }),
             Event::Claimed { term, record } => {
-                let lives = self
-                    .membership
-                    .get(&record.node)
-                    .is_some_and(|member| member.boot == record.boot && member.health != Health::Dead);
-                self.in_term(term, |term| effects.extend(term.claimed(now, record, lives)));
+                let lives = self.lives(&record);
+                self.in_term(term, |term| {
+                    term.claims.remove(&record.key);
+                    effects.extend(term.granted(now, record, lives));
+                });
             }
             Event::ClaimFailed { term, key, stale } => self.in_term(term, |term| {
                 term.claims.remove(&key);
@@ -143,6 +146,22 @@ impl Core {
         }
         self.map.retain(|key, _| numbers.contains_key(&key.0));
         self.numbers = numbers;
+    }
+
+    /// Whether the process lives that a row names.
+    fn lives(&self, record: &Record) -> bool {
+        let member = self.membership.get(&record.node);
+        member.is_some_and(|member| member.boot == record.boot && member.health != Health::Dead)
+    }
+
+    /// Shards whose owner of the database lives and does not report them: it was perhaps never told.
+    fn idle_owners(&self, records: &[Record]) -> BTreeSet<ShardKey> {
+        let reported = |record: &Record| {
+            let holding = self.membership.get(&record.node).and_then(|member| member.holdings.get(&record.key));
+            holding.is_some_and(|holding| holding.epoch == record.epoch)
+        };
+        let idle = |record: &&Record| !record.retired && self.lives(record) && !reported(record);
+        records.iter().filter(idle).map(|record| record.key).collect()
     }
 
     /// Words that were meant for an earlier term are not heard.
@@ -175,6 +194,7 @@ impl Core {
         if !news.is_empty() {
             effects.push(Effect::Publish(news));
         }
+        let handed: Vec<(Record, bool)> = report.handed.iter().map(|record| (record.clone(), self.lives(record))).collect();
         if let Leadership::Leader(term) = &mut self.leadership
             && let Some(owners) = &mut term.owners
         {
@@ -198,6 +218,11 @@ impl Core {
                     tenure.above = tenure.above.max(ending.above);
                 }
             }
+            for (record, lives) in handed {
+                if term.tenure(&record.key).is_none_or(|known| known.epoch < record.epoch) {
+                    effects.extend(term.granted(now, record, lives));
+                }
+            }
         }
     }
 }
@@ -208,18 +233,26 @@ fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
 }
 
 impl Term {
-    fn owners_read(&mut self, now: Moment, records: Vec<Record>) {
+    /// Takes the rows; owners that live and are idle are told (again) to start: an epoch starts once anyway.
+    fn owners_read(&mut self, now: Moment, records: Vec<Record>, idle: &BTreeSet<ShardKey>) -> Vec<Effect> {
         (self.reading, self.stale) = (false, false);
+        let number = self.number;
         let owners = self.owners.get_or_insert_default();
+        let mut effects = Vec::new();
         for record in records {
             if owners.get(&record.key).is_none_or(|known| known.epoch < record.epoch) {
-                owners.insert(record.key, Tenure::new(record, now));
+                let (key, epoch, node) = (record.key, record.epoch, record.node.clone());
+                if idle.contains(&key) {
+                    effects.push(Effect::Acquire { term: number, node, key, epoch });
+                }
+                owners.insert(key, Tenure::new(record, now));
             }
         }
+        effects
     }
 
-    fn claimed(&mut self, now: Moment, record: Record, lives: bool) -> Option<Effect> {
-        self.claims.remove(&record.key);
+    /// The database has a new owner: it is told to start.
+    fn granted(&mut self, now: Moment, record: Record, lives: bool) -> Option<Effect> {
         self.moves.remove(&record.key);
         let owners = self.owners.get_or_insert_default();
         let above = owners.get(&record.key).map_or(Epoch::default(), |before| before.above);
@@ -313,8 +346,7 @@ impl Term {
             }
         }
         for (key, node) in plan {
-            let due =
-                !self.is_switching(key) && (standings.get(key) == Some(&Standing::Orphan) || self.is_overdue(key, view.now));
+            let due = !self.is_switching(key) && standings.get(key) == Some(&Standing::Orphan);
             let paused = self.retry_after.get(key).is_some_and(|after| view.now < *after);
             // A suspect keeper is planned for what is under way to it, never for something new.
             let fit = view.membership.get(node).filter(|member| member.health == Health::Alive);

@@ -32,6 +32,13 @@ fn happen(world: &mut World, chance: &mut SmallRng) {
         12 => world.database_up = !world.database_up,
         13 => world.want(1 << chance.random_range(0..6)),
         14 => world.loses_answers = !world.loses_answers,
+        15 => {
+            if let Some(process) = world.processes.get_mut(node) {
+                process.stays_cold = chance.random_bool(0.5);
+                process.clings = chance.random_bool(0.5);
+                process.dies_handing = chance.random_bool(0.3);
+            }
+        }
         _ => world.wait(Duration::from_millis(chance.random_range(1..16) * 50)),
     }
 }

@@ -30,9 +30,13 @@ fn play(text: &str) -> String {
             ["wake", node] => world.set(node, Life::Running),
             ["break", node] => world.break_down(node),
             ["drain", node] => world.drain(node),
+            ["cold", node] => world.process(node).stays_cold = true,
+            ["clings", node] => world.process(node).clings = true,
+            ["dies-handing", node] => world.process(node).dies_handing = true,
             ["lose", shard, count, above] => {
                 world.lose(key(shard.parse().unwrap(), count.parse().unwrap()), above.parse().unwrap());
             }
+            ["raised", shard, count, node] => world.raised(key(shard.parse().unwrap(), count.parse().unwrap()), node),
             ["elect", term] => world.feed(Event::Elected { term: term.parse().unwrap(), renewed: world.now }),
             ["depose"] => world.feed(Event::Deposed),
             ["etcd", state] => world.renews = state == "up",
@@ -73,6 +77,11 @@ fn a_dead_owners_shards_move_at_once_and_a_hung_owners_after_the_threshold() {
 #[test]
 fn a_draining_node_hands_its_shards_over_one_at_a_time_for_each_target() {
     follows(include_str!("../transcripts/drain.txt"));
+}
+
+#[test]
+fn a_handoff_that_fails_leaves_the_shard_and_the_next_target_is_tried() {
+    follows(include_str!("../transcripts/handoff.txt"));
 }
 
 #[test]

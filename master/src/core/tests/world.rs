@@ -35,6 +35,16 @@ pub(super) struct Process {
     pub(super) broken: bool,
     pub(super) holdings: BTreeMap<ShardKey, Holding>,
     pub(super) endings: Vec<Ending>,
+    pub(super) warm: BTreeMap<ShardKey, Epoch>,
+    pub(super) handed: Vec<Record>,
+    /// Highest epoch of each shard that it ever started.
+    pub(super) started: BTreeMap<ShardKey, Epoch>,
+    /// Never gets ready for a shard.
+    pub(super) stays_cold: bool,
+    /// Never hands a shard off.
+    pub(super) clings: bool,
+    /// Dies right after it has raised an epoch for another node.
+    pub(super) dies_handing: bool,
 }
 
 pub(super) struct World {
@@ -78,6 +88,12 @@ impl World {
             broken: false,
             holdings: BTreeMap::new(),
             endings: Vec::new(),
+            warm: BTreeMap::new(),
+            handed: Vec::new(),
+            started: BTreeMap::new(),
+            stays_cold: false,
+            clings: false,
+            dies_handing: false,
         };
         self.processes.insert(node.to_owned(), process);
         self.report(node);
@@ -95,6 +111,18 @@ impl World {
             Life::Running => self.report(node),
             Life::Hung => {}
         }
+    }
+
+    /// The owner raised the epoch for `node` and let go, and nobody heard of it.
+    pub(super) fn raised(&mut self, key: ShardKey, node: &str) {
+        let boot = self.process(node).boot;
+        let record = self.database.get_mut(&key).expect("the shard was claimed");
+        (record.epoch, record.node, record.boot) = (record.epoch.next(), node.to_owned(), boot);
+        self.processes.values_mut().for_each(|process| drop(process.holdings.remove(&key)));
+    }
+
+    pub(super) fn process(&mut self, node: &str) -> &mut Process {
+        self.processes.get_mut(node).expect("the test started it")
     }
 
     pub(super) fn drain(&mut self, node: &str) {
@@ -137,15 +165,7 @@ impl World {
 
     fn report(&mut self, node: &str) {
         let Some(process) = self.processes.get(node).filter(|process| process.life == Life::Running) else { return };
-        let report = Report {
-            node: node.to_owned(),
-            boot: process.boot,
-            address: format!("{node}:1"),
-            draining: process.draining,
-            holdings: process.holdings.values().copied().collect(),
-            endings: process.endings.clone(),
-        };
-        self.feed(Event::Heard(report));
+        self.feed(Event::Heard(word_of(node, process)));
     }
 
     /// Gives the core an event, carries out what it orders, and so on until nothing is left.
@@ -184,6 +204,11 @@ impl World {
             }
             Effect::Acquire { node, key, epoch, .. } => {
                 let process = self.processes.get_mut(&node).filter(|process| process.life == Life::Running)?;
+                if process.started.get(&key).is_some_and(|started| epoch <= *started) {
+                    return None;
+                }
+                process.started.insert(key, epoch);
+                process.warm.remove(&key);
                 if process.broken {
                     process.endings.push(Ending { key, epoch, above: Epoch::default() });
                 } else {
@@ -191,6 +216,15 @@ impl World {
                 }
                 self.heard(&node)
             }
+            Effect::Prepare { node, key, epoch, .. } => {
+                let process = self.processes.get_mut(&node).filter(|process| process.life == Life::Running)?;
+                if process.stays_cold {
+                    return None;
+                }
+                process.warm.insert(key, epoch);
+                self.heard(&node)
+            }
+            Effect::HandOff { node, key, epoch, to, boot, .. } => self.hand_off(&node, key, epoch, to, boot),
             Effect::Release { node, key, epoch, .. } => {
                 let process = self.processes.get_mut(&node).filter(|process| process.life == Life::Running)?;
                 process.holdings.get(&key).filter(|holding| holding.epoch == epoch)?;
@@ -280,15 +314,23 @@ impl World {
     }
 
     fn heard(&self, node: &NodeName) -> Option<Event> {
-        let process = self.processes.get(node)?;
-        Some(Event::Heard(Report {
-            node: node.clone(),
-            boot: process.boot,
-            address: format!("{node}:1"),
-            draining: process.draining,
-            holdings: process.holdings.values().copied().collect(),
-            endings: process.endings.clone(),
-        }))
+        Some(Event::Heard(word_of(node, self.processes.get(node)?)))
+    }
+
+    /// The owner raises the epoch for the target, if it still can.
+    fn hand_off(&mut self, node: &NodeName, key: ShardKey, epoch: Epoch, to: NodeName, boot: BootId) -> Option<Event> {
+        let process = self.processes.get_mut(node).filter(|process| process.life == Life::Running && !process.clings)?;
+        process.holdings.get(&key).filter(|holding| holding.epoch == epoch)?;
+        let stored = self.database.get(&key).filter(|record| self.database_up && record.epoch == epoch)?;
+        let record = Record { key, epoch: stored.epoch.next(), node: to, boot };
+        self.database.insert(key, record.clone());
+        process.holdings.remove(&key);
+        process.handed.push(record);
+        if process.dies_handing {
+            (process.life, process.holdings) = (Life::Gone, BTreeMap::new());
+            return Some(Event::StreamBroke { node: node.clone(), boot: process.boot });
+        }
+        self.heard(node)
     }
 
     /// What holds after every step.
@@ -329,6 +371,20 @@ fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
     one.0 == other.0 && mine.start() <= theirs.end() && theirs.start() <= mine.end()
 }
 
+/// What a process reports.
+fn word_of(node: &str, process: &Process) -> Report {
+    Report {
+        node: node.to_owned(),
+        boot: process.boot,
+        address: format!("{node}:1"),
+        draining: process.draining,
+        holdings: process.holdings.values().copied().collect(),
+        endings: process.endings.clone(),
+        warm: process.warm.iter().map(|(key, epoch)| (*key, *epoch)).collect(),
+        handed: process.handed.clone(),
+    }
+}
+
 /// An order, in one line.
 fn line(effect: &Effect) -> String {
     let name = |(_, count, shard): &ShardKey| format!("{shard}/{}", count.get());
@@ -340,6 +396,8 @@ fn line(effect: &Effect) -> String {
         }
         Effect::Acquire { node, key, epoch, .. } => format!("{node}: acquire {} in epoch {epoch}", name(key)),
         Effect::Release { node, key, epoch, .. } => format!("{node}: release {} in epoch {epoch}", name(key)),
+        Effect::Prepare { node, key, epoch, .. } => format!("{node}: prepare {} after epoch {epoch}", name(key)),
+        Effect::HandOff { node, key, epoch, to, .. } => format!("{node}: hand {} in epoch {epoch} off to {to}", name(key)),
         Effect::Redial { node, .. } => format!("dial {node}"),
         Effect::Publish(entries) => {
             let entries = entries.iter().map(|entry| format!("{} at {} in {}", name(&entry.key), entry.address, entry.epoch));

@@ -326,7 +326,10 @@ fn slots(count: ShardCount, shard: ShardIndex) -> impl Iterator<Item = Slot> {
 
 /// Where shards went that this node had, or heard of: at most one entry for each slot.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Moved(Arc<RwLock<HashMap<WaId, Vec<(Fence, String)>>>>);
+pub(crate) struct Moved(Arc<RwLock<HashMap<WaId, Owners>>>);
+
+/// Ownerships, and the addresses of their nodes.
+type Owners = Vec<(Fence, String)>;
 
 impl Moved {
     /// Notes a newer owner; an older word about the same slots is dropped.

@@ -351,8 +351,8 @@ impl Driver {
 
     /// An order that cannot be delivered is not repeated: the core sees by the reports what was not done.
     fn order(&self, term: i64, node: &NodeName, order: Order) {
-        let sent = self.links.get(node).map(|(_, orders)| orders.try_send(Ok(v1::MasterOrder { term, order: Some(order) })));
-        if !matches!(sent, Some(Ok(()))) {
+        let order = v1::MasterOrder { term, order: Some(order) };
+        if self.links.get(node).is_none_or(|(_, orders)| orders.try_send(Ok(order)).is_err()) {
             tracing::warn!(node, "an order could not be sent");
         }
     }

@@ -119,6 +119,8 @@ async fn incidents(cluster: &mut Cluster, load: &Load) -> anyhow::Result<()> {
     // A newcomer joins and the last owner is asked to end: it hands everything over first.
     cluster.add(Role::Coreapp).await?;
     until("the newcomer is known", async || cluster.knows("coreapp-2").await).await?;
+    let owned = cluster.owners().await?.iter().filter(|(_, node)| node == "coreapp-1").count();
+    assert_ne!(owned, 0, "the one who leaves has something to hand off");
     let refused = load.refused.load(Ordering::Relaxed);
     let status = cluster.member("coreapp-1")?.terminate().await?;
     assert!(status.success(), "the coreapp that left ended with {status}");
@@ -126,6 +128,9 @@ async fn incidents(cluster: &mut Cluster, load: &Load) -> anyhow::Result<()> {
     until("the newcomer has every shard", async || cluster.is_owned_without(&gone).await).await?;
     load.answers(100).await?;
     assert_eq!(load.refused.load(Ordering::Relaxed), refused, "requests failed during a handoff");
+    let log = std::fs::read_to_string(cluster.member("coreapp-1")?.log())?;
+    let handed = |line: &&str| line.contains("handed off") && line.contains("coreapp-2");
+    assert_eq!(log.lines().filter(handed).count(), owned, "each shard was handed to the newcomer by its owner:\n{log}");
 
     // The owner hangs, is overtaken, and wakes with epochs that are refused.
     cluster.add(Role::Coreapp).await?;

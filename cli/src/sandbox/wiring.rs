@@ -85,7 +85,7 @@ pub(crate) async fn retake(
             ending = endings.recv() => ending,
             () = tasks.shutdown().cancelled() => None,
         };
-        let Some(ShardEnded { fence, reason }) = ending else { return };
+        let Some(ShardEnded { fence, reason, .. }) = ending else { return };
         let seen = match reason {
             Reason::Drained => continue,
             Reason::Fenced | Reason::Exhausted | Reason::HandedOff { .. } => fence.epoch,

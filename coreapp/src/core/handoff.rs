@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_epoch_is_raised_when_all_is_written_and_answered_or_fifty_milliseconds_after_the_writing() {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now().into_std();
         assert_eq!(Handoff::begin(start).next(start, IDLE), Next::Raise);
         let mut handoff = Handoff::begin(start);
         let at = |ms| start + Duration::from_millis(ms);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_handoff_that_takes_two_seconds_is_given_up() {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now().into_std();
         let mut handoff = Handoff::begin(start);
         assert_eq!(handoff.next(start + BUDGET - Duration::from_millis(1), BUSY), Next::Wait(start + BUDGET));
         assert_eq!(handoff.next(start + BUDGET, BUSY), Next::GiveUp);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_node_is_ready_for_a_few_shards_and_not_for_long() {
-        let (mut standbys, start) = (Standbys::default(), Instant::now());
+        let (mut standbys, start) = (Standbys::default(), tokio::time::Instant::now().into_std());
         for shard in 0..STANDBYS as u32 {
             assert!(standbys.prepare(key(shard), Epoch::new(1), start));
         }

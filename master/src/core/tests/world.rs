@@ -118,7 +118,9 @@ impl World {
         let boot = self.process(node).boot;
         let record = self.database.get_mut(&key).expect("the shard was claimed");
         (record.epoch, record.node, record.boot) = (record.epoch.next(), node.to_owned(), boot);
-        self.processes.values_mut().for_each(|process| drop(process.holdings.remove(&key)));
+        for process in self.processes.values_mut() {
+            process.holdings.remove(&key);
+        }
     }
 
     pub(super) fn process(&mut self, node: &str) -> &mut Process {

@@ -153,7 +153,7 @@ fn read_report(report: NodeReport) -> Result<Report, Status> {
     let handed = report.handed.into_iter().map(|handed| {
         let (key, epoch) = read_ownership(handed.ownership)?;
         let boot = BootId::from_slice(&handed.boot).ok_or_else(|| Status::invalid_argument("boot: 16 bytes"))?;
-        Ok(Record { key, epoch, node: handed.node, boot })
+        Ok(Record { key, epoch, node: handed.node, boot, retired: false })
     });
     Ok(Report {
         node: report.node,

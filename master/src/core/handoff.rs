@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     Effect,
     placement::{NodeName, Plan, Problem, ShardKey, balance},
+    resharding::Shape,
     state::{Move, MoveStep, Term},
     step::{Standing, View},
 };
@@ -90,9 +91,10 @@ impl Term {
 
     fn move_to(&mut self, view: &View<'_>, key: &ShardKey, wanted: &NodeName, effects: &mut Vec<Effect>) {
         let Some(tenure) = self.tenure(key) else { return };
-        let busy =
-            self.claims.contains_key(key) || self.moves.contains_key(key) || self.moves.len() >= MOVES || self.is_switching(key);
-        if tenure.node == *wanted || busy {
+        let busy = self.claims.contains_key(key) || self.moves.contains_key(key) || self.moves.len() >= MOVES;
+        // A number whose count is changing waits for its moves to end, so none is begun.
+        let changes = view.numbers.get(&key.0).is_some_and(Shape::changes);
+        if tenure.node == *wanted || busy || changes {
             return;
         }
         let Some(to) = self.target(view, key, wanted, &tenure.node) else { return };

@@ -42,6 +42,11 @@ impl Shape {
     pub fn settled(count: ShardCount) -> Self {
         Self { layout: Layout::Stable(count), wanted: count }
     }
+
+    /// Whether the count is on its way to another.
+    pub fn changes(&self) -> bool {
+        self.layout.after(self.wanted).is_some()
+    }
 }
 
 /// The shards of a number that are to have owners, when `retired` says which have none any more.

@@ -323,8 +323,8 @@ impl World {
     fn hand_off(&mut self, node: &NodeName, key: ShardKey, epoch: Epoch, to: NodeName, boot: BootId) -> Option<Event> {
         let process = self.processes.get_mut(node).filter(|process| process.life == Life::Running && !process.clings)?;
         process.holdings.get(&key).filter(|holding| holding.epoch == epoch)?;
-        let stored = self.database.get(&key).filter(|record| self.database_up && record.epoch == epoch)?;
-        let record = Record { key, epoch: stored.epoch.next(), node: to, boot };
+        let stored = self.database.get(&key).filter(|record| self.database_up && !record.retired && record.epoch == epoch)?;
+        let record = Record { key, epoch: stored.epoch.next(), node: to, boot, retired: false };
         self.database.insert(key, record.clone());
         process.holdings.remove(&key);
         process.handed.push(record);

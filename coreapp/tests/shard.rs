@@ -267,6 +267,13 @@ fn target(term: i64) -> Target {
     Target { node: "b".to_owned(), boot: BootId([8; 16]), address: "b:1".to_owned(), term }
 }
 
+/// Lets the shard take an order that was sent: every task runs on this thread, and the order has woken it.
+async fn taken() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn an_owner_that_hands_off_raises_the_epoch_itself_and_sends_who_waits_to_the_target() {
     let mut bench = bench().await;
@@ -275,6 +282,7 @@ async fn an_owner_that_hands_off_raises_the_epoch_itself_and_sends_who_waits_to_
     let sent = peer.envelopes(&mut Account::new()).await;
     assert_eq!(sent.len(), 1, "{accepted:?}");
     bench.node.hand_off(&bench.fence, target(0));
+    taken().await;
     // The network has not answered, so the shard waits; what is asked meanwhile waits with it.
     let id_key = bench.ids.lock().unwrap().generate(1_800_000_000_000);
     let held = bench.submit_with(id_key, "two");
@@ -308,6 +316,8 @@ async fn an_order_of_a_former_leader_is_refused_and_the_shard_goes_on() {
     bench.node.acquire(fence).await.unwrap();
     bench.accept("one").await;
     bench.node.hand_off(&fence, target(8));
+    taken().await;
+    // It waits until the order is refused.
     bench.accept("two").await;
     assert_eq!(bench.node.owned(), [fence]);
     let rows = bench.store.owners().await.unwrap();

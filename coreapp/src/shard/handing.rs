@@ -147,7 +147,8 @@ async fn owner(store: &SharedStore, fence: &Fence) -> estafet_store::Result<Opti
     Ok(ours.filter(|row| !row.retired).map(|row| (row.epoch, row.owner, row.boot)))
 }
 
-fn verdict(fence: &Fence, target: &Target, stored: Epoch, node: &str, boot: BootId) -> Raised {
+/// What a row says about raising the epoch of `fence` in favour of `target`, when the answer was lost.
+pub fn verdict(fence: &Fence, target: &Target, stored: Epoch, node: &str, boot: BootId) -> Raised {
     if stored == fence.epoch {
         Raised::Kept
     } else if stored == fence.epoch.next() && (node, boot) == (target.node.as_str(), target.boot) {

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use crate::{
     masters::{boot_of, name},
     messages::{Body, Order, Read, Rows},
+    moves::Raising,
     world::{MASTERS, MS, Place, SECOND, Time, Timer, What, World},
 };
 
@@ -46,15 +47,15 @@ const OUTCOMES: usize = 16_384;
 
 #[derive(Default)]
 pub(crate) struct Coreapp {
-    duties: Duties,
-    tasks: BTreeMap<u64, Task>,
+    pub(crate) duties: Duties,
+    pub(crate) tasks: BTreeMap<u64, Task>,
     masters: [Option<u64>; MASTERS],
     webapps: BTreeMap<u64, (mpsc::Sender<v1::Outcome>, mpsc::Receiver<v1::Outcome>)>,
-    calls: BTreeMap<u64, Asked>,
+    pub(crate) calls: BTreeMap<u64, Asked>,
 }
 
-struct Task {
-    shard: Shard,
+pub(crate) struct Task {
+    pub(crate) shard: Shard,
     line: Line,
     failures: u32,
     events: VecDeque<Event>,
@@ -70,8 +71,11 @@ enum Line {
     Up(u64),
 }
 
-enum Asked {
+pub(crate) enum Asked {
     Acquire(Fence),
+    Prepare(Fence),
+    Raise(Raising),
+    RaisedRow(Raising),
     Commit { task: u64, batch: Arc<Batch>, retried: bool, since: Duration },
     Read { task: u64, read: Read },
     Find { task: u64, message_id: String, reply: Reply },
@@ -119,7 +123,7 @@ impl World {
         }
     }
 
-    fn boot(&self, i: usize) -> BootId {
+    pub(crate) fn boot(&self, i: usize) -> BootId {
         boot_of(i, self.life(Place::Coreapp(i)))
     }
 
@@ -192,8 +196,10 @@ impl World {
 
     // -- the masters --
 
-    fn report(&mut self, i: usize) {
-        let (node, boot) = (&self.coreapps[i], self.boot(i));
+    pub(crate) fn report(&mut self, i: usize) {
+        let (now, boot) = (self.instant(Place::Coreapp(i)), self.boot(i));
+        let (warm, handed) = self.moves_of(i, now);
+        let node = &self.coreapps[i];
         let key = |fence: &Fence| (fence.number, fence.count, fence.shard);
         let holdings = node.duties.holdings(&node.running());
         let report = Report {
@@ -214,6 +220,8 @@ impl World {
                     above: Epoch::new(u32::try_from(*above).unwrap_or(u32::MAX - 1)),
                 })
                 .collect(),
+            warm,
+            handed,
         };
         for stream in node.masters.into_iter().flatten() {
             self.send(Place::Coreapp(i), stream, Body::Report(report.clone()));
@@ -242,6 +250,8 @@ impl World {
                 }
             }
             Order::Release(fence) => self.release(i, &fence),
+            Order::Prepare(owned) => self.prepare(i, owned),
+            Order::HandOff(fence, target) => self.hand_off(i, &fence, target),
         }
         self.report(i);
     }
@@ -277,7 +287,7 @@ impl World {
 
     // -- a shard's task --
 
-    fn take(&mut self, i: usize, id: u64, input: Input) {
+    pub(crate) fn take(&mut self, i: usize, id: u64, input: Input) {
         let (now, now_ms) = (self.instant(Place::Coreapp(i)), self.wall_ms(Place::Coreapp(i)));
         if let Some(task) = self.coreapps[i].tasks.get_mut(&id) {
             task.shard.take(now, now_ms, input);
@@ -352,6 +362,9 @@ impl World {
             ShardOrder::LoadSessions { generation, peers } => read(Read::Sessions(generation, peers)),
             ShardOrder::LearnFacts(questions) => read(Read::Facts(questions)),
             ShardOrder::FindInbound { message_id, reply } => Asked::Find { task, message_id, reply },
+            ShardOrder::Raise { target, deadline } => {
+                return self.raise(i, Raising { task, target, deadline });
+            }
             ShardOrder::Connect { at_once } => return self.connect(i, task, at_once),
         };
         self.ask(i, asked);
@@ -365,7 +378,8 @@ impl World {
             }
             Asked::Read { read, .. } => Body::Read(read.clone()),
             Asked::Find { message_id, .. } => Body::Read(Read::Inbound(message_id.clone())),
-            Asked::Acquire(_) | Asked::Post { .. } | Asked::Login { .. } => return,
+            Asked::Acquire(_) | Asked::Prepare(_) | Asked::Raise(_) | Asked::RaisedRow(_) => return,
+            Asked::Post { .. } | Asked::Login { .. } => return,
         };
         let call = self.fresh();
         self.coreapps[i].calls.insert(call, asked);
@@ -386,6 +400,9 @@ impl World {
         let Some(asked) = self.coreapps[i].calls.remove(&call) else { return };
         match (asked, body) {
             (Asked::Acquire(fence), body) => self.acquired(i, fence, matches!(body, Body::Rows(_))),
+            (Asked::Prepare(owned), body) => self.prepared(i, &owned, matches!(body, Body::Rows(_))),
+            (Asked::Raise(raising), body) => self.raised(i, raising, body),
+            (Asked::RaisedRow(raising), body) => self.row_of_raised(i, raising, body),
             (Asked::Commit { task, batch, since, retried }, body) => self.committed(i, task, batch, since, retried, body),
             (Asked::Read { task, .. }, Body::Rows(rows)) => {
                 if let Some(input) = loaded(rows) {
@@ -443,7 +460,12 @@ impl World {
         self.note(|now| {
             format!("{now:>9} Coreapp({i}) {}/{} in epoch {} ended: {reason:?}", fence.shard, fence.count.get(), fence.epoch)
         });
+        let handed = task.shard.handed().map(|(target, epoch)| (Fence { epoch, ..fence }, target.clone()));
         task.shard.abandon();
+        if let Some((fence, target)) = handed {
+            self.coreapps[i].duties.handed_off(fence, target);
+            return self.report(i);
+        }
         let above = if let Reason::StaleUpstream { highest } = reason { highest } else { 0 };
         self.coreapps[i].duties.ended(fence, above);
         self.report(i);

@@ -16,6 +16,7 @@ mod faults;
 mod ledger;
 mod masters;
 mod messages;
+mod moves;
 mod receiver;
 mod webapps;
 mod world;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use estafet_coreapp::Target;
 use estafet_master::core::{Core, Effect, Event, MapEntry, Record, Redial, placement::ShardKey, resharding::Shape};
 use estafet_model::BootId;
 use estafet_proto::v1;
@@ -153,6 +154,11 @@ impl World {
             }
             Effect::Acquire { term, node, key, epoch } => self.order(i, &node, term, Order::Acquire(fence(&key, epoch))),
             Effect::Release { term, node, key, epoch } => self.order(i, &node, term, Order::Release(fence(&key, epoch))),
+            Effect::Prepare { term, node, key, epoch } => self.order(i, &node, term, Order::Prepare(fence(&key, epoch))),
+            Effect::HandOff { term, node, key, epoch, to, boot, address } => {
+                let target = Target { node: to, boot, address, term };
+                self.order(i, &node, term, Order::HandOff(fence(&key, epoch), target));
+            }
             Effect::Redial { node, boot, address } => {
                 if let Some(to) = crate::coreapps::place(&address) {
                     self.masters[i].dials.insert(to, (node, boot));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use estafet_coreapp::{core::lanes::Post, shard::Questions, shard::order::Facts};
+use estafet_coreapp::{Target, core::lanes::Post, shard::Questions, shard::order::Facts};
 use estafet_master::core::{Record, Report, placement::ShardKey};
 use estafet_model::{BootId, Epoch, Seq, Slot, WaId};
 use estafet_proto::{
@@ -84,6 +84,9 @@ pub(crate) enum Body {
 pub(crate) enum Order {
     Acquire(Fence),
     Release(Fence),
+    /// Get ready for a shard that another node owns.
+    Prepare(Fence),
+    HandOff(Fence, Target),
 }
 
 /// What a shard reads.

@@ -44,7 +44,7 @@ pub fn done() -> Option<outcome::Result> {
 }
 
 pub fn not_owner(hint: &str) -> Option<outcome::Result> {
-    Some(outcome::Result::NotOwner(v1::NotOwner { hint: hint.to_owned(), map_version: 0 }))
+    Some(outcome::Result::NotOwner(v1::NotOwner { hint: hint.to_owned(), map_version: 0, epoch: 0 }))
 }
 
 pub fn refused(code: u32, retryable: bool) -> Option<outcome::Result> {

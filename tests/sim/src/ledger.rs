@@ -284,7 +284,9 @@ impl World {
     pub(crate) fn not_settled(&self, why: String) -> Result<(), Violation> {
         let (rule, what) = self.ledger.missing().unwrap_or_else(|| {
             let leaders: Vec<_> = self.masters.iter().map(crate::masters::Master::term).collect();
-            ("I7", format!("backlog {:?}, leaders {leaders:?}", self.database.tables.backlog()))
+            let asking: Vec<_> = self.webapps.iter().map(crate::webapps::Webapp::is_idle).collect();
+            let (backlog, known) = (self.database.tables.backlog(), self.masters_know());
+            ("I7", format!("backlog {backlog:?}, leaders {leaders:?}, masters know the owners: {known}, webapps idle: {asking:?}"))
         });
         let owners = self.database.owners.iter().map(|(key, owner)| format!("{}: {} in {}", key.2, owner.node, owner.epoch));
         let owners = owners.collect::<Vec<_>>().join(", ");

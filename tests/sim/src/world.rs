@@ -241,7 +241,11 @@ impl World {
         self.not_settled("nothing happens any more".to_owned())
     }
 
-    fn happen(&mut self, to: Place, life: u32, what: What) {
+    fn happen(&mut self, to: Place, life: u32, mut what: What) {
+        // The word of a connection may come after that of its end.
+        if let What::Dialled { stream, .. } = &mut what {
+            *stream = stream.filter(|stream| self.is_open(*stream));
+        }
         if to == Place::World {
             return self.disturb(what);
         }

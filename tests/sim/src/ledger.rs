@@ -286,7 +286,10 @@ impl World {
             let leaders: Vec<_> = self.masters.iter().map(crate::masters::Master::term).collect();
             let asking: Vec<_> = self.webapps.iter().map(crate::webapps::Webapp::is_idle).collect();
             let (backlog, known) = (self.database.tables.backlog(), self.masters_know());
-            ("I7", format!("backlog {backlog:?}, leaders {leaders:?}, masters know the owners: {known}, webapps idle: {asking:?}"))
+            (
+                "I7",
+                format!("backlog {backlog:?}, leaders {leaders:?}, masters know the owners: {known}, webapps idle: {asking:?}"),
+            )
         });
         let owners = self.database.owners.iter().map(|(key, owner)| format!("{}: {} in {}", key.2, owner.node, owner.epoch));
         let owners = owners.collect::<Vec<_>>().join(", ");

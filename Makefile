@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server iproute2 nftables
+PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server iproute2 nftables python3-venv
 ARGS ?=
 
 .PHONY: help setup run cluster drill test sim-nightly check fmt bench bench-quick
@@ -14,6 +14,7 @@ help: ## Show this help
 
 setup: ## Install what building and testing need (Debian packages; changes nothing when all is there)
 	@.ci/setup $(PACKAGES)
+	@.ci/tools
 
 run: setup ## Start the sandbox on http://127.0.0.1:9090 (the first build takes about five minutes)
 	@$(CARGO) run --release -p estafet-cli -- sandbox $(ARGS)

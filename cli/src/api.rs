@@ -1,8 +1,13 @@
 //! The control interface of a sandbox, as its commands see it.
 
+use std::{path::Path, time::Duration};
+
 use anyhow::{Context as _, bail};
 use reqwest::{Client, Method};
 use serde_json::Value;
+
+/// How long a file may take.
+const TRANSFER: Duration = Duration::from_secs(600);
 
 /// A sandbox that answers at a base URL.
 pub(crate) struct Api {
@@ -12,7 +17,7 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
-        let client = Client::builder().no_proxy().timeout(std::time::Duration::from_secs(10)).build()?;
+        let client = Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
         Ok(Self { client, base: url.trim_end_matches('/').to_owned() })
     }
 
@@ -27,6 +32,17 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.answer(request).await
+    }
+
+    /// Sends a file.
+    pub(crate) async fn upload(&self, path: &str, content_type: &str, file: &Path) -> anyhow::Result<Value> {
+        let content = tokio::fs::File::open(file).await.with_context(|| file.display().to_string())?;
+        let request = self.client.post(format!("{}{path}", self.base)).header("Content-Type", content_type).body(content);
+        self.answer(request.timeout(TRANSFER)).await
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
         let response = request.send().await.with_context(|| format!("no sandbox answers at {} (see --url)", self.base))?;
         let status = response.status();
         let text = response.text().await.context("the sandbox's answer broke off")?;

@@ -9,6 +9,7 @@ use estafet_model::WaId;
 use crate::{
     cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, TlsArgs, WebappArgs},
     local_cluster::ClusterArgs,
+    media::MediaArgs,
 };
 
 /// A self-hosted server with the On-Premises API.
@@ -163,6 +164,11 @@ pub(crate) struct SandboxArgs {
     /// Templates that may be sent beside the samples (docs/templates.md), may be repeated.
     #[arg(long, env = "ESTAFET_SANDBOX_TEMPLATES", value_name = "FILE", value_delimiter = ',')]
     pub(crate) templates: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Largest upload in bytes, up to 104857600.
+    #[arg(long, env = "ESTAFET_SANDBOX_MAX_UPLOAD_BYTES", default_value_t = 64 << 20)]
+    pub(crate) max_upload_bytes: u64,
     /// Use a network that runs elsewhere (host:port, may be repeated for fallback) instead of one in this process.
     #[arg(long, env = "ESTAFET_SANDBOX_NETWORK", value_delimiter = ',')]
     pub(crate) network: Vec<String>,
@@ -326,6 +332,27 @@ pub(crate) struct PhoneSendArgs {
     /// A reaction to the message given with --context; an empty one takes it back.
     #[arg(long, group = "message", value_name = "EMOJI")]
     pub(crate) reaction: Option<String>,
+    /// A picture.
+    #[arg(long, group = "message", value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Sound.
+    #[arg(long, group = "message", value_name = "FILE")]
+    pub(crate) audio: Option<PathBuf>,
+    /// A recording made while speaking (Ogg with Opus).
+    #[arg(long, group = "message", value_name = "FILE")]
+    pub(crate) voice: Option<PathBuf>,
+    /// A film.
+    #[arg(long, group = "message", value_name = "FILE")]
+    pub(crate) video: Option<PathBuf>,
+    /// Any file.
+    #[arg(long, group = "message", value_name = "FILE")]
+    pub(crate) document: Option<PathBuf>,
+    /// A sticker (WebP, 512 x 512 pixels).
+    #[arg(long, group = "message", value_name = "FILE")]
+    pub(crate) sticker: Option<PathBuf>,
+    /// What is said about a picture, a film or a document.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) caption: Option<String>,
     /// Any message as JSON, for instance {"type":"text","text":{"body":"Hi"}}
     #[arg(long, group = "message", value_name = "JSON")]
     pub(crate) content: Option<String>,

@@ -6,6 +6,7 @@ mod certs;
 mod cluster;
 mod drill;
 mod local_cluster;
+mod media;
 mod number;
 mod output;
 mod phone;

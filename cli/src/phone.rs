@@ -1,6 +1,9 @@
 //! `estafet phone`: the simulated phones of a sandbox.
 
+use std::path::Path;
+
 use anyhow::{Context as _, bail, ensure};
+use estafet_media::{Kind, mime};
 use estafet_model::WaId;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -48,9 +51,44 @@ async fn list(api: &Api, as_json: bool) -> anyhow::Result<()> {
 
 async fn send(api: &Api, args: PhoneSendArgs) -> anyhow::Result<()> {
     let from = args.from;
-    let content = content(args)?;
+    let content = match file(&args) {
+        Some((kind, path)) => with_file(api, kind, path, &args).await?,
+        None => content(args)?,
+    };
     let answer = api.call(Method::POST, &format!("/sandbox/phones/{from}/messages"), Some(&content)).await?;
     line(answer.get("id").and_then(Value::as_str).context("the sandbox gave no id")?)
+}
+
+/// The file to be sent and what it is sent as.
+fn file(args: &PhoneSendArgs) -> Option<(Kind, &Path)> {
+    let options = [
+        (Kind::Image, &args.image),
+        (Kind::Audio, &args.audio),
+        (Kind::Voice, &args.voice),
+        (Kind::Video, &args.video),
+        (Kind::Document, &args.document),
+        (Kind::Sticker, &args.sticker),
+    ];
+    options.into_iter().find_map(|(kind, path)| Some((kind, path.as_deref()?)))
+}
+
+/// Leaves a file with the network; the message that names it.
+async fn with_file(api: &Api, kind: Kind, path: &Path, args: &PhoneSendArgs) -> anyhow::Result<Value> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let mime_type = mime::of_extension(name).unwrap_or("application/octet-stream");
+    ensure!(kind.takes(mime_type), "{}: a file of type {mime_type} is no {kind}", path.display());
+    let mut media = api.upload("/sandbox/files", mime_type, path).await?;
+    if let Some(caption) = &args.caption {
+        media["caption"] = json!(caption);
+    }
+    if kind == Kind::Document {
+        media["filename"] = json!(name);
+    }
+    let mut content = json!({ "type": kind.as_str(), kind.as_str(): media });
+    if let Some(context) = &args.context {
+        content["context"] = json!({ "id": context });
+    }
+    Ok(content)
 }
 
 /// The message a phone is to write, in the layout of an incoming message.
@@ -155,7 +193,7 @@ fn around(rendered: &Value) -> String {
     let mut shown = String::new();
     if let Some(header) = rendered.get("header") {
         let kind = header["type"].as_str().unwrap_or_default();
-        let file = ["link", "id"].iter().find_map(|name| header[kind][*name].as_str());
+        let file = ["link", "id", "mime_type"].iter().find_map(|name| header[kind][*name].as_str());
         shown += &format!("  header: {}", header["text"].as_str().or(file).unwrap_or(kind));
     }
     if let Some(footer) = rendered["footer"].as_str() {

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{WaId, settings::WebhookSettings};
+use estafet_model::{
+    WaId,
+    settings::{Settings, WebhookSettings},
+};
 use estafet_runtime::Clock;
 use estafet_store::EventRef;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -15,7 +18,13 @@ use reqwest::{Certificate, Client, StatusCode, header, redirect::Policy};
 use tokio::sync::{mpsc, watch};
 use url::Url;
 
-use crate::{Config, core::lanes::Post, settings::Versioned, signing::Signer};
+use crate::{
+    Config,
+    core::lanes::Post,
+    media::{self, Courier},
+    settings::Versioned,
+    signing::Signer,
+};
 
 /// What became of a post.
 #[derive(Clone, Debug)]
@@ -38,6 +47,9 @@ pub enum Failure {
     /// No connection, or it broke.
     #[error("{0}")]
     Connection(String),
+    /// The file it tells of is not there yet.
+    #[error("the file is not fetched yet: {0}")]
+    NoFile(String),
     /// No URL is configured.
     #[error("webhooks.url is not configured")]
     NotConfigured,
@@ -51,6 +63,7 @@ pub struct Poster {
     timeout: Duration,
     accept_2xx: bool,
     clients: Clients,
+    courier: Courier,
 }
 
 /// The HTTP clients of a node, by the certificates that they trust beside the system's. To make one, every
@@ -135,9 +148,9 @@ fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
 
 impl Poster {
     /// A poster for the callbacks of one shard of `number`.
-    pub fn new(number: WaId, config: &Config, clock: Clock, clients: Clients) -> Self {
+    pub(crate) fn new(number: WaId, config: &Config, clock: Clock, clients: Clients, courier: Courier) -> Self {
         let timeout = Duration::from_millis(config.callback_timeout_ms);
-        Self { number, clock, timeout, accept_2xx: config.accept_2xx, clients }
+        Self { number, clock, timeout, accept_2xx: config.accept_2xx, clients, courier }
     }
 
     /// Posts what arrives, concurrently, until the sender of posts is gone.
@@ -156,7 +169,7 @@ impl Poster {
                     if settings.has_changed().unwrap_or(false) {
                         target = Target::new(&self, &settings.borrow_and_update().settings.webhooks, Some(target));
                     }
-                    open.push(self.post(post, target.clone()));
+                    open.push(self.post(post, target.clone(), settings.borrow().settings.clone()));
                 }
                 Some(posted) = open.next(), if !open.is_empty() => {
                     if results.send(posted).await.is_err() {
@@ -167,8 +180,15 @@ impl Poster {
         }
     }
 
-    async fn post(&self, post: Post, target: Target) -> Posted {
-        Posted { event: post.event, result: self.send(post, target).await }
+    async fn post(&self, mut post: Post, target: Target, settings: Settings) -> Posted {
+        let event = post.event;
+        if post.kind == media::KIND {
+            match self.courier.complete(self.number, &post.body, &settings).await {
+                Ok(body) => post.body = body,
+                Err(problem) => return Posted { event, result: Err(Failure::NoFile(problem)) },
+            }
+        }
+        Posted { event, result: self.send(post, target).await }
     }
 
     async fn send(&self, post: Post, target: Target) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use estafet_media::{Blobs, guard::Policy};
 use estafet_model::{BootId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId};
 use estafet_proto::v1::{NumberState, outcome::Result as Answer};
 use estafet_runtime::{Clock, Tasks};
@@ -21,6 +22,7 @@ use crate::{
         handoff::{Key, Target},
         life::Reason,
     },
+    media::Courier,
     request::{Action, Reply, ShardRequest, not_owner, overloaded, owned_by},
     settings::LiveSettings,
     shard::{Channels, Context, KeyRing, KeysError, NumberKeys, Runner},
@@ -35,6 +37,10 @@ const POSTS: usize = 64;
 pub struct Deps {
     /// The message database.
     pub store: SharedStore,
+    /// The object store with the files.
+    pub blobs: Blobs,
+    /// Where links of messages may lead.
+    pub links: Policy,
     /// The network.
     pub upstream: Arc<dyn Upstream>,
     /// Wall clock.
@@ -70,6 +76,9 @@ pub enum Error {
     /// The head of the shard.
     #[error("the shard cannot be read")]
     Head(#[source] estafet_store::Error),
+    /// The client that fetches links.
+    #[error("the client for links: {0}")]
+    Links(#[source] estafet_media::guard::Error),
 }
 
 /// A handle to the coreapp of this process.
@@ -104,9 +113,13 @@ struct Route {
 
 impl Node {
     /// A coreapp that owns nothing yet, and the word of shards that end by themselves.
-    pub fn new(config: Config, deps: Deps) -> (Self, mpsc::Receiver<ShardEnded>) {
+    pub fn new(config: Config, deps: Deps) -> Result<(Self, mpsc::Receiver<ShardEnded>), Error> {
         let (ended, endings) = mpsc::channel(REQUESTS);
+        let Deps { store, blobs, upstream, clock, links, .. } = &deps;
+        let courier =
+            Courier::new(store.clone(), blobs.clone(), upstream.clone(), clock.clone(), *links).map_err(Error::Links)?;
         let context = Context {
+            courier,
             config: Arc::new(config),
             store: deps.store,
             upstream: deps.upstream,
@@ -127,7 +140,7 @@ impl Node {
             ended,
             left: Arc::default(),
         };
-        (node, endings)
+        Ok((node, endings))
     }
 
     /// Gets ready for a shard that another node owns: everything up to the login. [`Self::acquire`] uses it.
@@ -162,7 +175,8 @@ impl Node {
     async fn load(&self, number: WaId) -> Result<Prepared, Error> {
         self.live_settings(number).reload(&self.context.store, 0).await.map_err(Error::Settings)?;
         let keys = self.keys.of(&self.context.store, number).await?;
-        let poster = Poster::new(number, &self.context.config, self.context.clock.clone(), self.clients.clone());
+        let (clock, clients, courier) = (self.context.clock.clone(), self.clients.clone(), self.context.courier.clone());
+        let poster = Poster::new(number, &self.context.config, clock, clients, courier);
         Ok(Prepared { keys, poster, standby: None })
     }
 
@@ -190,6 +204,11 @@ impl Node {
         let drain = CancellationToken::new();
         let receiver = settings.subscribe();
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
+        let over = self.context.tasks.shutdown().child_token();
+        if fence.slots().start().get() == 0 {
+            let collecting = self.context.courier.clone().collect_now_and_then(fence.number, receiver.clone(), over.clone());
+            self.context.tasks.spawn("media collector", collecting);
+        }
         let (target_sender, targets) = mpsc::channel(1);
         let channels =
             Channels { requests, posts: post_sender, posted, settings: receiver, conditions, targets, drain: drain.clone() };
@@ -200,6 +219,7 @@ impl Node {
         let node = self.clone();
         self.context.tasks.spawn("shard", async move {
             let (reason, target) = runner.run().await;
+            over.cancel();
             node.forget(&fence);
             // The master's side may be gone at shutdown.
             let _ = node.ended.send(ShardEnded { fence, reason, target }).await;

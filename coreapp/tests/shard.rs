@@ -14,7 +14,7 @@ use estafet_proto::v1::{self, outcome::Result as Answer};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
 use estafet_upstream::{
-    Command, ConnectError, Delivery, Envelope, Event, Item, Link, Login, Upstream, Verdict,
+    BlobError, BlobStream, Command, ConnectError, Delivery, Envelope, Event, Item, Link, Login, Upstream, Verdict,
     e2e::{Account, Ratchet},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -37,6 +37,14 @@ impl Upstream for Hands {
         let peer = Peer { login, commands, events };
         self.0.send(peer).await.map_err(|_| ConnectError::Unreachable("the test is over".to_owned()))?;
         Ok(Link { commands: command_sender, events: event_receiver })
+    }
+
+    async fn put_blob(&self, _: BlobStream) -> Result<String, BlobError> {
+        Err(BlobError::Unreachable("no files in these tests".to_owned()))
+    }
+
+    async fn get_blob(&self, _: &str) -> Result<BlobStream, BlobError> {
+        Err(BlobError::Missing)
     }
 }
 
@@ -68,13 +76,15 @@ async fn bench() -> Bench {
     let (sender, connections) = mpsc::channel(4);
     let deps = Deps {
         store: store.clone(),
+        blobs: estafet_media::Blobs::directory(&dir.path().join("media")).unwrap(),
+        links: estafet_media::guard::Policy::default(),
         upstream: Arc::new(Hands(sender)),
         clock: Clock::manual(1_800_000_000_000),
         tasks: Tasks::new(),
         boot: BOOT,
         holder: "test".to_owned(),
     };
-    let (node, endings) = Node::new(Config::default(), deps);
+    let (node, endings) = Node::new(Config::default(), deps).unwrap();
     let fence = store.claim(number(), Shard::ZERO, ShardCount::ONE, None, "a", BOOT, 0, 0).await.unwrap().unwrap();
     node.acquire(fence).await.unwrap();
     Bench { node, endings, connections, store, fence, ids: Mutex::new(IdGenerator::new(1)), _dir: dir }

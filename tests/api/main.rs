@@ -6,6 +6,7 @@ mod bad_input;
 mod callbacks;
 mod conflict;
 mod first_login;
+mod media;
 mod reading;
 mod shards;
 mod templates;

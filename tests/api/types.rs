@@ -17,7 +17,7 @@ fn outgoing() -> Vec<(&'static str, Value)> {
     let mut products = interactive("product_list", json!({ "catalog_id": "1", "sections": sections }));
     products["header"] = json!({ "type": "text", "text": "Today" });
     let mut buttons = interactive("button", json!({ "buttons": [{ "type": "reply", "reply": { "id": "y", "title": "Yes" } }] }));
-    buttons["header"] = json!({ "type": "image", "image": { "link": "https://example.org/a.jpg" } });
+    buttons["header"] = json!({ "type": "text", "text": "Today" });
     let flow = json!({ "flow_message_version": "3", "flow_token": "t", "flow_id": "1", "flow_cta": "Book",
         "flow_action": "navigate", "flow_action_payload": { "screen": "A", "data": { "n": [1, 2.5, null, "x"] } } });
     let mut ask = interactive("location_request_message", json!({ "name": "send_location" }));

@@ -26,6 +26,7 @@ pub(crate) struct Answer {
 enum Payload {
     Object(Vec<u8>),
     Text(&'static str, Bytes),
+    Whole(Box<Response>),
 }
 
 impl Answer {
@@ -47,6 +48,11 @@ impl Answer {
     /// 200 with a text of its own type, without the envelope.
     pub(crate) fn text(content_type: &'static str, text: impl Into<Bytes>) -> Self {
         Self { status: StatusCode::OK, payload: Payload::Text(content_type, text.into()) }
+    }
+
+    /// An answer of its own form, without the envelope.
+    pub(crate) fn whole(response: Response) -> Self {
+        Self { status: response.status(), payload: Payload::Whole(Box::new(response)) }
     }
 
     fn with(status: StatusCode, payload: &impl Serialize) -> Self {
@@ -102,6 +108,7 @@ impl Renderer {
         match outcome {
             Ok(Answer { status, payload: Payload::Object(body) }) => self.envelope(status, body),
             Ok(Answer { status, payload: Payload::Text(content_type, text) }) => respond(status, content_type, text),
+            Ok(Answer { payload: Payload::Whole(response), .. }) => *response,
             Err(refusal) => self.refusal(&refusal),
         }
     }

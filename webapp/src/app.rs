@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     error::Error,
     limiter::{Class, Limiter},
+    media::Files,
     message::Rules,
     metrics::Metrics,
     numbers::{Numbers, Parts, Tenant},
@@ -48,6 +49,7 @@ pub(crate) struct App {
     pub(crate) throttle: Mutex<Throttle>,
     pub(crate) router: Arc<Router>,
     pub(crate) templates: Arc<Shelf>,
+    pub(crate) files: Files,
     pub(crate) metrics: Arc<Metrics>,
     limiter: Limiter,
     ids: Mutex<IdGenerator>,
@@ -73,6 +75,7 @@ impl App {
             router: router.clone(),
             hasher: hasher.clone(),
         };
+        let files = Files::new(store.clone(), deps.blobs.clone(), clock.clone(), config.max_upload_bytes, config.limits.uploads);
         let numbers = Numbers::start(parts).await?;
         Ok(Arc::new(Self {
             renderer: Renderer::new(&config.version),
@@ -88,6 +91,7 @@ impl App {
             hasher,
             router,
             templates,
+            files,
             metrics,
         }))
     }

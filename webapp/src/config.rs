@@ -52,6 +52,8 @@ pub struct Config {
     pub sample_templates: bool,
     /// Whether templates can be added and removed at `/sandbox/templates`, by loopback peers only.
     pub template_control: bool,
+    /// `media.max_upload_bytes`: most bytes of an uploaded file, up to 100 MiB.
+    pub max_upload_bytes: u64,
     /// One unary call for each request instead of the batched stream (for comparisons only).
     pub naive: bool,
     /// Caps and rates.
@@ -114,6 +116,8 @@ pub struct Limits {
     pub answer_ms: u64,
     /// Logins and password changes that wait for the hash function (two run at a time).
     pub waiting_hashes: usize,
+    /// Uploads at once.
+    pub uploads: usize,
     /// Failed logins of one user from one address in a minute.
     pub failures_per_user: u32,
     /// Failed logins from one address in a minute.
@@ -142,6 +146,7 @@ impl Default for Config {
             template_files: Vec::new(),
             sample_templates: false,
             template_control: false,
+            max_upload_bytes: 64 << 20,
             naive: false,
             limits: Limits::default(),
         }
@@ -167,6 +172,7 @@ impl Default for Limits {
             hold_ms: 2_000,
             answer_ms: 10_000,
             waiting_hashes: 64,
+            uploads: 64,
             failures_per_user: 10,
             failures_per_address: 30,
         }
@@ -189,6 +195,7 @@ impl Config {
         for (name, value) in [
             ("connections", limits.connections),
             ("body_bytes", limits.body_bytes),
+            ("uploads", limits.uploads),
             ("queued_requests", limits.queued_requests),
             ("messages_per_second", limits.messages_per_second as usize),
             ("messages_burst", limits.messages_burst as usize),
@@ -198,6 +205,9 @@ impl Config {
             if value == 0 {
                 problems.push(format!("limits.{name}: must not be zero"));
             }
+        }
+        if !(1..=100 << 20).contains(&self.max_upload_bytes) {
+            problems.push("media.max_upload_bytes: must be 1 to 104857600".to_owned());
         }
         if limits.head_bytes < 8192 {
             problems.push("limits.head_bytes: must be at least 8192".to_owned());

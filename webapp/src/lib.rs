@@ -7,7 +7,7 @@
 //! * `routes`: one file a resource; the table of who may call what is `routes::router`.
 //! * `message`, `json`, `request`: what clients send, checked (pure). `answer`: the envelope.
 //! * `template`: the templates that may be sent, and how a request is put into one.
-//! * `auth`: passwords, tokens, accounts, throttling. `limiter`: request rates.
+//! * `media`: files. `auth`: passwords, tokens, accounts, throttling. `limiter`: request rates.
 //! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
 //! * [`cluster`]: the map from the masters, connections to coreapps.
 //! * `numbers`: which numbers are served, and which one a request is for.
@@ -25,6 +25,7 @@ mod error;
 mod http;
 mod json;
 mod limiter;
+mod media;
 mod message;
 mod metrics;
 mod numbers;
@@ -57,6 +58,8 @@ use app::App;
 pub struct Deps {
     /// The message database.
     pub store: SharedStore,
+    /// The object store with the files.
+    pub blobs: estafet_media::Blobs,
     /// The wall clock.
     pub clock: Clock,
     /// The group its tasks run in; they end when it shuts down.

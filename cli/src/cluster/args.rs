@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 use estafet_model::WaId;
 
+use crate::media::MediaArgs;
+
 /// Certificates between the roles (docs/tls.md). Without them connections are plain text: for loopback.
 #[derive(Debug, Args)]
 pub(crate) struct TlsArgs {
@@ -110,6 +112,11 @@ pub(crate) struct CoreappArgs {
     /// Public key of the network in hexadecimal; any other is refused.
     #[arg(long, env = "ESTAFET_NETWORK_KEY")]
     pub(crate) network_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Fetch links of messages from private addresses too.
+    #[arg(long, env = "ESTAFET_MEDIA_ALLOW_PRIVATE_LINKS")]
+    pub(crate) media_allow_private_links: bool,
     /// Seconds that handing the shards over may take at the end.
     #[arg(long, env = "ESTAFET_DRAIN_SECONDS", default_value_t = 20)]
     pub(crate) drain_seconds: u64,
@@ -150,6 +157,11 @@ pub(crate) struct WebappArgs {
     /// Its private key (PEM).
     #[arg(long, env = "ESTAFET_HTTPS_KEY", value_name = "FILE", requires = "https_cert")]
     pub(crate) https_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Largest upload in bytes, up to 104857600.
+    #[arg(long, env = "ESTAFET_MAX_UPLOAD_BYTES", default_value_t = 64 << 20)]
+    pub(crate) max_upload_bytes: u64,
     /// Accept `http://` callback URLs to loopback hosts.
     #[arg(long, env = "ESTAFET_ALLOW_LOOPBACK_HTTP")]
     pub(crate) allow_loopback_http: bool,

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use estafet_coreapp::cluster::{Cluster, Membership};
+use estafet_media::guard::Policy;
 use estafet_model::ShardCount;
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::SharedStore;
@@ -61,9 +62,12 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
     let ops = Listener::open(&args.ops, "coreapp", &tasks).await?;
     let application = estafet_store::session_name(&args.node, boot);
     let store = open_store(&args.database_url, &application).await?;
+    let blobs = args.media.open(None).await?;
     let (listener, bound) = bind(args.listen).await?;
     let deps = estafet_coreapp::Deps {
         store: store.clone(),
+        blobs,
+        links: Policy { allow_private: args.media_allow_private_links, allow_loopback: false },
         upstream: Arc::new(ChatUpstream::new(args.network, key, tasks.clone())),
         clock: Clock::system(),
         tasks: tasks.clone(),
@@ -71,7 +75,7 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
         holder: format!("{} (process {} on {})", args.node, std::process::id(), estafet_runtime::host_name()),
     };
     let config = estafet_coreapp::Config { node: args.node.clone(), ..estafet_coreapp::Config::default() };
-    let (node, endings) = estafet_coreapp::Node::new(config, deps);
+    let (node, endings) = estafet_coreapp::Node::new(config, deps)?;
     let shutdown = tasks.shutdown().clone();
     let server = tonic::transport::Server::builder()
         .add_service(estafet_coreapp::grpc::service(node.clone()))
@@ -104,11 +108,13 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     let https = https(args.https_cert.as_deref().zip(args.https_key.as_deref()), &tasks)?;
     let ops = Listener::open(&args.ops, "webapp", &tasks).await?;
     let store = open_store(&args.database_url, "estafet-webapp").await?;
+    let blobs = args.media.open(None).await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_webapp::Config {
         number: args.number,
         registered: true,
         allow_loopback_http: args.allow_loopback_http,
+        max_upload_bytes: args.max_upload_bytes,
         contact_mode: estafet_webapp::ContactMode::Live,
         api_key: args.api_key,
         initial_admin_password: args.admin_password,
@@ -118,6 +124,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     let map = estafet_webapp::cluster::follow(&args.master, &transport, &tasks);
     let deps = estafet_webapp::Deps {
         store,
+        blobs,
         clock: Clock::system(),
         tasks: tasks.clone(),
         map: map.clone(),

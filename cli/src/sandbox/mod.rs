@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use estafet_chatd::Chatd;
 use estafet_coreapp::Node;
 use estafet_master::local::Local;
+use estafet_media::guard::Policy;
 use estafet_model::{BootId, ShardCount, WaId};
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_runtime::{Clock, Tasks};
@@ -57,6 +58,7 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     dir.announce(&holder)?;
 
     let store = open_store(&args, dir.path()).await?;
+    let blobs = args.media.open(Some(&dir.path().join("media"))).await?;
     let hold = take_number(&store, &args, &holder).await?;
     let chatd = start_chatd(&args, dir.path(), &clock, &tasks).await?;
     let upstream = Arc::new(ChatUpstream::new(
@@ -66,13 +68,15 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     ));
     let deps = estafet_coreapp::Deps {
         store: store.clone(),
+        blobs: blobs.clone(),
+        links: Policy { allow_private: false, allow_loopback: true },
         upstream,
         clock: clock.clone(),
         tasks: tasks.clone(),
         boot,
         holder: holder.to_string(),
     };
-    let (node, endings) = Node::new(coreapp_config(&args), deps);
+    let (node, endings) = Node::new(coreapp_config(&args), deps)?;
     let local = Arc::new(Local::new(store.clone(), clock.clone(), SandboxNode(node.clone()), NODE.to_owned(), boot));
     let connect = Arc::new(InProcess::serve(&node, &tasks));
     let control = control::router(control::Sandbox {
@@ -84,6 +88,7 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     });
     let deps = estafet_webapp::Deps {
         store: store.clone(),
+        blobs,
         clock,
         tasks: tasks.clone(),
         map: local.map(),
@@ -195,6 +200,7 @@ fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
         template_files: args.templates.clone(),
         sample_templates: true,
         template_control: true,
+        max_upload_bytes: args.max_upload_bytes,
         naive: args.naive,
         limits: limits(args),
         ..estafet_webapp::Config::default()

@@ -16,6 +16,8 @@ pub struct StatusEvent<'a> {
     pub status: Status,
     /// When it was reached, milliseconds since 1970.
     pub at_ms: i64,
+    /// Another title than the code's.
+    pub title: Option<&'a str>,
     /// For `failed`: why.
     pub error: Option<(Code, &'a str)>,
     /// The page that explains errors, if there is one.
@@ -76,7 +78,7 @@ struct Pricing {
 #[derive(Serialize)]
 struct ErrorEntry<'a> {
     code: u16,
-    title: &'static str,
+    title: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     details: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,7 +104,10 @@ pub fn status(event: &StatusEvent<'_>) -> Bytes {
         expiration_timestamp: (event.status == Status::Sent).then(|| conversation.expires_at.to_string()),
         origin: Origin { r#type: CATEGORY },
     });
-    let errors = event.error.map(|(code, details)| [ErrorEntry::new(code, details, event.errors_url)]);
+    let errors = event.error.map(|(code, details)| {
+        let title = event.title.unwrap_or(code.title());
+        [ErrorEntry { title, ..ErrorEntry::new(code, details, event.errors_url) }]
+    });
     to_bytes(&StatusBody {
         statuses: [StatusEntry {
             id: event.message_id,
@@ -246,6 +251,7 @@ mod tests {
             recipient: sender(),
             status: Status::Sent,
             at_ms: 1_518_694_700_999,
+            title: None,
             error: None,
             errors_url: None,
             conversation,

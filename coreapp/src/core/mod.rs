@@ -9,6 +9,7 @@
 
 pub mod duties;
 pub mod event;
+pub mod files;
 pub mod handoff;
 pub mod lanes;
 pub mod life;

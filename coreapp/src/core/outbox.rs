@@ -67,8 +67,9 @@ impl Outbox {
         self.queues.spill(slot);
     }
 
-    /// The next messages to send, at most `most`; they count as in flight from now on.
-    pub fn next(&mut self, most: usize) -> Vec<MessageRow> {
+    /// The next messages to send, at most `most`; they count as in flight from now on. One that may not go holds
+    /// its slot until [`Self::released`].
+    pub fn next(&mut self, most: usize, mut may_go: impl FnMut(&MessageRow) -> bool) -> Vec<MessageRow> {
         let mut batch = Vec::new();
         let mut room = most.min(MAX_IN_FLIGHT.saturating_sub(self.in_flight));
         while room > 0
@@ -79,6 +80,7 @@ impl Outbox {
             let take = room.min(MAX_IN_FLIGHT_PER_SLOT.saturating_sub(flight.sent.len()));
             let before = batch.len();
             while batch.len() - before < take
+                && self.queues.front(slot).is_some_and(&mut may_go)
                 && let Some(message) = self.queues.pop(slot)
             {
                 flight.sent.push_back(message.clone());
@@ -95,6 +97,11 @@ impl Outbox {
             }
         }
         batch
+    }
+
+    /// The first message of a slot, which might not go, may go now.
+    pub fn released(&mut self, slot: Slot) {
+        self.make_ready(slot);
     }
 
     /// Whether [`Self::next`] would give anything.
@@ -211,11 +218,11 @@ mod tests {
     fn what_was_in_flight_is_sent_again_first_and_in_order() {
         let mut outbox = Outbox::recovering(std::iter::empty());
         (1..=5).for_each(|n| outbox.accepted(message(1, n)));
-        assert_eq!(seqs(&outbox.next(3)), [1, 2, 3]);
+        assert_eq!(seqs(&outbox.next(3, |_| true)), [1, 2, 3]);
         assert!(outbox.settled(Slot::new(1).unwrap(), Seq::new(2)).is_some());
         outbox.disconnected();
-        assert_eq!(seqs(&outbox.next(10)), [1, 3, 4, 5]);
-        assert!(outbox.next(10).is_empty());
+        assert_eq!(seqs(&outbox.next(10, |_| true)), [1, 3, 4, 5]);
+        assert!(outbox.next(10, |_| true).is_empty());
     }
 
     #[test]
@@ -223,12 +230,12 @@ mod tests {
         let mut outbox = Outbox::recovering(std::iter::empty());
         (1..=1000).for_each(|n| outbox.accepted(message(1, n)));
         outbox.accepted(message(2, 1001));
-        let batch = outbox.next(5000);
+        let batch = outbox.next(5000, |_| true);
         assert_eq!(batch.len(), MAX_IN_FLIGHT_PER_SLOT + 1);
         assert_eq!(batch.last().unwrap().slot.get(), 2);
         assert!(!outbox.has_ready());
         outbox.settled(Slot::new(1).unwrap(), Seq::new(1));
-        assert_eq!(seqs(&outbox.next(5000)), [257]);
+        assert_eq!(seqs(&outbox.next(5000, |_| true)), [257]);
     }
 
     #[test]
@@ -236,7 +243,7 @@ mod tests {
         let mut outbox = Outbox::recovering(std::iter::empty());
         let slot = Slot::new(1).unwrap();
         (1..=100).for_each(|n| outbox.accepted(message(1, n)));
-        outbox.next(100);
+        outbox.next(100, |_| true);
         for n in 2..=40 {
             outbox.settled(slot, Seq::new(n));
         }
@@ -246,5 +253,16 @@ mod tests {
         }
         assert_eq!(outbox.take_cursor(slot), Some(Seq::new(100)));
         assert_eq!(outbox.take_cursor(slot), None, "nothing new");
+    }
+
+    #[test]
+    fn a_message_that_may_not_go_holds_its_slot_and_no_other() {
+        let mut outbox = Outbox::recovering(std::iter::empty());
+        (1..=3).for_each(|n| outbox.accepted(message(1, n)));
+        outbox.accepted(message(2, 4));
+        assert_eq!(seqs(&outbox.next(10, |m| m.seq.get() != 2)), [1, 4]);
+        assert!(!outbox.has_ready());
+        outbox.released(Slot::new(1).unwrap());
+        assert_eq!(seqs(&outbox.next(10, |_| true)), [2, 3]);
     }
 }

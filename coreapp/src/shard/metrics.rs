@@ -51,6 +51,7 @@ impl Metrics {
             Err(Failure::Status(_)) => "status",
             Err(Failure::Timeout) => "timeout",
             Err(Failure::Connection(_)) => "connection",
+            Err(Failure::NoFile(_)) => "no_file",
             Err(Failure::NotConfigured) => "not_configured",
         };
         self.posts.add(1, &[KeyValue::new("result", result)]);

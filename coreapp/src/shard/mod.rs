@@ -45,6 +45,7 @@ pub use sending::CONFLICT;
 use crate::{
     Config,
     core::{
+        files::Files,
         lanes::{Lanes, Post, Rules},
         life::{Life, Reason},
         outbox::Outbox,
@@ -92,6 +93,7 @@ pub struct Shard {
     keys: NumberKeys,
     settings: Versioned,
     outbox: Outbox,
+    files: Files,
     lanes: Lanes,
     receipts: Receipts,
     ratchets: LruCache<WaId, Ratchet>,
@@ -139,6 +141,7 @@ impl Shard {
             keys,
             settings,
             outbox: Outbox::recovering(slots()),
+            files: Files::default(),
             lanes: Lanes::recovering(slots(), rules),
             receipts: Receipts::default(),
             ratchets: LruCache::new(RATCHETS),
@@ -194,6 +197,7 @@ impl Shard {
             Input::FactsLoaded(facts) => self.facts_arrived(*facts),
             Input::InboundFound(reply, row) => self.inbound_found(reply, row),
             Input::Connected(result) => self.connected(result),
+            Input::FilesPrepared(at, prepared) => self.files_prepared(at, prepared),
         }
     }
 

@@ -14,7 +14,7 @@ use estafet_upstream::{ConnectError, Event};
 use super::handing::Raised;
 use crate::{
     callbacks::Posted,
-    core::handoff::Target,
+    core::{files::Prepared, handoff::Target},
     request::{Reply, ShardRequest},
     settings::Versioned,
 };
@@ -59,6 +59,8 @@ pub enum Input {
     FactsLoaded(Box<Facts>),
     /// The end of [`Order::FindInbound`].
     InboundFound(Reply, Option<InboundRow>),
+    /// The end of [`Order::PrepareFiles`].
+    FilesPrepared((Slot, Seq), Prepared),
     /// The end of [`Order::Connect`].
     Connected(Result<(), ConnectError>),
 }
@@ -100,6 +102,8 @@ pub enum Order {
         /// Comes back with it.
         reply: Reply,
     },
+    /// Leave the files of a message with the network.
+    PrepareFiles(MessageRow),
     /// Drop the connection, if there is one, and make another.
     Connect {
         /// Without the pause that follows a failure.

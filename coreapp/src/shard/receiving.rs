@@ -13,7 +13,10 @@ use super::{
     Order, Shard,
     order::{Facts, Questions},
 };
-use crate::core::{event, pending::Effect};
+use crate::{
+    core::{event, pending::Effect},
+    media,
+};
 
 /// Deliveries decided together.
 const DECIDE: usize = 256;
@@ -111,7 +114,7 @@ impl Shard {
         }
         self.metrics.receipts.add(1, &[]);
         self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
-        self.status_event(slot, id, status, at_ms, error_code);
+        self.status_event(at, id, status, at_ms, error_code);
     }
 
     /// The plaintext; empty when it cannot be had, which the business sees as an unknown message.
@@ -141,7 +144,8 @@ impl Shard {
         self.metrics.inbound.add(1, &[]);
         let slot = Slot::of(sender);
         let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, &content);
-        self.event(slot, Some(sender), "inbound_message", at_ms, body);
+        let kind = if media::waits(&content) { media::KIND } else { "inbound_message" };
+        self.event(slot, Some(sender), kind, at_ms, body);
         self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, body: content });
     }
 }

@@ -1,7 +1,7 @@
 //! What the business and the operator hear of a shard: callbacks and health.
 
 use bytes::Bytes;
-use estafet_model::{Code, MessageId, Slot, Status, WaId};
+use estafet_model::{Code, MessageId, Seq, Slot, Status, WaId};
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_store::{DeadLetter, EventRef, NewEvent};
 use xxhash_rust::xxh64::xxh64;
@@ -31,7 +31,7 @@ impl Shard {
     }
 
     /// Tells a status, if the business wants to hear it.
-    pub(super) fn status_event(&mut self, slot: Slot, id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) {
+    pub(super) fn status_event(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) {
         if !is_reported(status, &self.settings.settings) {
             return;
         }
@@ -45,12 +45,13 @@ impl Shard {
             recipient,
             status,
             at_ms,
+            title: self.files.failure(at),
             error: error_code.map(|code| (Code::from_number(code).unwrap_or(Code::MessageGenericError), failure_details(code))),
             errors_url: self.settings.settings.webhooks.errors_url.as_deref(),
             conversation: told
                 .then_some(Conversation { id: &conversation_id, expires_at: (window + 1) * CONVERSATION_MS / 1000 }),
         });
-        self.event(slot, Some(recipient), "status_change", at_ms, body);
+        self.event(at.0, Some(recipient), "status_change", at_ms, body);
     }
 
     /// Tells a condition of the number, at most once in a quarter of an hour.

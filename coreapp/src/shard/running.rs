@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use estafet_model::BootId;
 use estafet_runtime::{Backoff, Clock, Tasks};
-use estafet_store::{Batch, Error, Fence, SharedStore};
+use estafet_store::{Batch, Error, Fence, MessageRow, SharedStore};
 use estafet_upstream::{ConnectError, Event, Link, Login, Standby, Upstream};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,9 @@ use crate::{
     Config,
     callbacks::Posted,
     core::{handoff::Target, lanes::Post, life::Reason},
+    media::Courier,
     node::{Moved, NodeState},
-    request::ShardRequest,
+    request::{ShardRequest, not_owner},
     settings::Versioned,
 };
 
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
     pub(crate) store: SharedStore,
     pub(crate) upstream: Arc<dyn Upstream>,
+    pub(crate) courier: Courier,
     pub(crate) clock: Clock,
     pub(crate) tasks: Tasks,
     pub(crate) boot: BootId,
@@ -208,6 +210,7 @@ impl Runner {
                 let rows = read("incoming message", || store.inbound(number, &ids)).await;
                 Input::InboundFound(reply, rows.into_iter().next())
             }),
+            Order::PrepareFiles(message) => self.prepare_files(message),
             Order::Connect { at_once } => {
                 self.link = None;
                 let delay = if at_once { Duration::ZERO } else { self.backoff.next_delay() };
@@ -222,6 +225,25 @@ impl Runner {
                 }));
             }
         }
+    }
+
+    /// Encryption would hold the shard up, so it has a task of its own, which ends when nobody waits for it any more.
+    fn prepare_files(&self, message: MessageRow) {
+        let (courier, number, at) = (self.context.courier.clone(), self.shard.fence().number, (message.slot, message.seq));
+        let (mut sender, prepared) = oneshot::channel();
+        self.context.tasks.spawn("message files", async move {
+            tokio::select! {
+                prepared = courier.prepare(number, message.body) => drop(sender.send(prepared)),
+                () = sender.closed() => {}
+            }
+        });
+        self.job(async move {
+            match prepared.await {
+                Ok(prepared) => Input::FilesPrepared(at, prepared),
+                // The process ends; the next owner begins again.
+                Err(_) => std::future::pending().await,
+            }
+        });
     }
 
     fn job(&self, work: impl Future<Output = Input> + Send + 'static) {

@@ -14,7 +14,7 @@ use estafet_upstream::{
 };
 
 use super::{Order, Shard, Upline};
-use crate::core::{life::Reason, pending::Effect};
+use crate::core::{files::Prepared, life::Reason, pending::Effect};
 
 /// Messages prepared together.
 const PREPARE: usize = 256;
@@ -87,7 +87,9 @@ impl Shard {
         if self.preparation.is_some() || self.upline != Upline::Up || self.room() == 0 || !self.outbox.has_ready() {
             return;
         }
-        let messages = self.outbox.next(PREPARE.min(self.config.group_commit_rows));
+        let most = PREPARE.min(self.config.group_commit_rows);
+        let messages = self.outbox.next(most, |message| self.files.may_go(message));
+        self.prepare_files();
         if messages.is_empty() {
             return;
         }
@@ -101,6 +103,16 @@ impl Shard {
             return self.sessions_loaded(generation, Vec::new());
         }
         self.orders.push(Order::LoadSessions { generation, peers });
+    }
+
+    /// Has the files of messages dealt with that cannot go before.
+    fn prepare_files(&mut self) {
+        self.orders.extend(self.files.take_wanted().into_iter().map(Order::PrepareFiles));
+    }
+
+    pub(super) fn files_prepared(&mut self, at: (Slot, estafet_model::Seq), prepared: Prepared) {
+        self.files.prepared(at, prepared);
+        self.outbox.released(at.0);
     }
 
     fn lacks_session(&self, peer: &WaId) -> bool {
@@ -169,19 +181,16 @@ impl Shard {
         let mut envelopes = Vec::with_capacity(preparation.messages.len());
         let mut peers = BTreeSet::new();
         for message in preparation.messages {
-            let session = self.ratchets.get_mut(&message.recipient).filter(|_| !preparation.unknown.contains(&message.recipient));
-            let Some(ratchet) = session else {
-                let verdict = Verdict {
-                    slot: message.slot,
-                    seq: message.seq,
-                    id_key: message.id_key,
-                    error_code: Some(Code::UserNotValid.number()),
-                    at_ms: self.now_ms,
-                };
-                self.verdict(verdict);
+            let Some(body) = self.files.body(&message) else {
+                self.verdict(self.failed(&message, Code::Internal));
                 continue;
             };
-            let sealed = ratchet.encrypt(&message.body);
+            let session = self.ratchets.get_mut(&message.recipient).filter(|_| !preparation.unknown.contains(&message.recipient));
+            let Some(ratchet) = session else {
+                self.verdict(self.failed(&message, Code::UserNotValid));
+                continue;
+            };
+            let sealed = ratchet.encrypt(&body);
             peers.insert((message.slot, message.recipient));
             let MessageRow { slot, seq, id_key, recipient, .. } = message;
             envelopes.push(Envelope { recipient, slot, seq, id_key, sealed });
@@ -190,6 +199,12 @@ impl Shard {
         if !envelopes.is_empty() {
             self.pending.effects.push(Effect::Send(self.generation, envelopes));
         }
+    }
+
+    /// What is said of a message that is not sent.
+    fn failed(&self, message: &MessageRow, code: Code) -> Verdict {
+        let MessageRow { slot, seq, id_key, .. } = *message;
+        Verdict { slot, seq, id_key, error_code: Some(code.number()), at_ms: self.now_ms }
     }
 
     /// Puts the present state of a session into the transaction.
@@ -208,6 +223,7 @@ impl Shard {
         self.metrics.sent.add(u64::from(status == Status::Sent), &[]);
         let id = MessageId::outgoing(message.recipient, message.id_key);
         self.reached((slot, seq), &id, status, at_ms, error_code);
+        self.files.forget((slot, seq));
         if let Some(cursor) = self.outbox.take_cursor(slot) {
             self.pending.cursor(slot, cursor);
         }

@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    blobs::{self, Blobs},
     frames::{Error, Reader, Writer},
     noise::{self, StaticKey},
     session::ConnId,
@@ -62,6 +63,7 @@ pub(crate) async fn serve(
     key: StaticKey,
     heartbeat: Duration,
     inputs: mpsc::Sender<Input>,
+    blobs: Blobs,
     shutdown: CancellationToken,
 ) {
     // Small frames must not wait for more; an error shows again at the first read.
@@ -90,15 +92,30 @@ pub(crate) async fn serve(
         taken: Instant::now(),
         closing: None,
     };
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        end = connection.run() => match end {
-            Ok(()) => {}
-            Err(error) => tracing::debug!(conn = conn.0, %error, "connection dropped"),
-        },
-    }
+    let end = tokio::select! {
+        () = shutdown.cancelled() => Ok(None),
+        end = connection.run() => end,
+    };
     // Without the network's task there is nobody to tell.
     let _ = inputs.send(Input::Closed(conn)).await;
+    let end = match end {
+        Ok(None) => Ok(()),
+        Ok(Some(Transfer { reader, writer, first })) => tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            end = blobs::serve(&blobs, reader, writer, first) => end,
+        },
+        Err(error) => Err(error),
+    };
+    if let Err(error) = end {
+        tracing::debug!(conn = conn.0, %error, "connection dropped");
+    }
+}
+
+/// A connection that turned out to be for files.
+struct Transfer {
+    reader: Reader<ReadHalf<TcpStream>>,
+    writer: Writer<WriteHalf<TcpStream>>,
+    first: client_frame::Frame,
 }
 
 struct Connection {
@@ -119,7 +136,8 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self) -> Result<(), Error> {
+    /// Until it ends, or asks for a file.
+    async fn run(mut self) -> Result<Option<Transfer>, Error> {
         loop {
             let is_reading = self.credits > 0 && self.closing.is_none();
             let deadline = self.deadline();
@@ -128,20 +146,23 @@ impl Connection {
                 outgoing = self.outbox.recv(), if self.writer.waiting() < MAX_WAITING && self.closing.is_none() => match outgoing {
                     Some(outgoing) => self.take(outgoing)?,
                     // The network has given this connection up.
-                    None => return Ok(()),
+                    None => return Ok(None),
                 },
                 flushed = self.writer.flush(), if self.writer.waiting() > 0 => {
                     flushed?;
                     self.taken = Instant::now();
                 }
                 frame = self.reader.next::<ClientFrame>(), if is_reading => match frame? {
+                    Some(ClientFrame { frame: Some(first @ (client_frame::Frame::BlobPut(_) | client_frame::Frame::BlobGet(_))) }) => {
+                        return Ok(Some(Transfer { reader: self.reader, writer: self.writer, first }));
+                    }
                     Some(frame) => self.hear(frame).await?,
-                    None => return Ok(()),
+                    None => return Ok(None),
                 },
-                () = sleep_until(deadline) => return Ok(()),
+                () = sleep_until(deadline) => return Ok(None),
             }
             if self.closing.is_some() && self.writer.waiting() == 0 {
-                return self.writer.close().await;
+                return self.writer.close().await.map(|()| None);
             }
         }
     }

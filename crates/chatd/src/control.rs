@@ -2,8 +2,9 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, State, rejection::JsonRejection},
-    http::StatusCode,
+    body::Body,
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -11,6 +12,7 @@ use estafet_model::WaId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::attachment::Attachment;
 use crate::phones::{Error, Inbox, Info, Mode, Phones, Sent};
 
 /// The routes.
@@ -21,6 +23,8 @@ pub fn router(phones: Phones) -> Router {
         .route("/sandbox/phones/{number}/sent", get(sent))
         .route("/sandbox/phones/{number}/mode", put(set_mode))
         .route("/sandbox/phones/{number}/messages", post(send))
+        .route("/sandbox/phones/{number}/messages/{id}/file", get(file))
+        .route("/sandbox/files", post(leave_file).layer(DefaultBodyLimit::disable()))
         .with_state(phones)
 }
 
@@ -39,6 +43,7 @@ impl From<Error> for Problem {
             Error::Unknown(_) | Error::UnknownBusiness(_) => StatusCode::NOT_FOUND,
             Error::Exists(_) | Error::IsBusiness(_) | Error::NoBusiness => StatusCode::CONFLICT,
             Error::Ambiguous | Error::Content(_) => StatusCode::BAD_REQUEST,
+            Error::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self(status, error.to_string())
@@ -79,6 +84,25 @@ async fn sent(State(phones): State<Phones>, Path(phone): Path<String>) -> Result
     Ok(Json(phones.sent(number(&phone)?).await?))
 }
 
+/// The body is a file; the answer is what names it in a message.
+async fn leave_file(
+    State(phones): State<Phones>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Attachment>), Problem> {
+    let mime_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/octet-stream");
+    let left = phones.leave_file(mime_type.to_owned(), body.into_data_stream()).await;
+    Ok((StatusCode::CREATED, Json(left.map_err(|error| Problem(StatusCode::BAD_REQUEST, error.to_string()))?)))
+}
+
+/// The file of a message, decrypted.
+async fn file(State(phones): State<Phones>, Path((phone, id)): Path<(String, String)>) -> Result<Response, Problem> {
+    match phones.file(number(&phone)?, &id).await? {
+        Some((mime_type, stream)) => Ok(([(header::CONTENT_TYPE, mime_type)], Body::from_stream(stream)).into_response()),
+        None => Err(Problem(StatusCode::NOT_FOUND, "there is no such message with a file".to_owned())),
+    }
+}
+
 #[derive(Deserialize)]
 struct NewMode {
     mode: Mode,
@@ -115,7 +139,7 @@ async fn send(
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, http::Request};
+    use axum::http::Request;
     use estafet_runtime::{Clock, Tasks};
     use tower::ServiceExt as _;
 

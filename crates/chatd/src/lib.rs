@@ -7,9 +7,12 @@
 //! * [`noise`], [`frames`]: the transport. [`e2e`]: end-to-end encryption.
 //! * [`session`]: who may be connected (pure). `network`: every other decision (pure; open to the simulator).
 //! * [`server`]: listeners and the one task that stores and sends. `connection`: one socket. `storage`: SQLite.
+//! * [`attachment`]: encryption of files. [`blobs`]: where the network keeps them. `phone_files`: what phones do with them.
 //! * [`phones`]: simulated phones; [`control`]: their HTTP interface. [`audit`]: the log and its check.
 
+pub mod attachment;
 pub mod audit;
+pub mod blobs;
 mod connection;
 pub mod control;
 pub mod e2e;
@@ -17,6 +20,7 @@ pub mod frames;
 #[doc(hidden)]
 pub mod network;
 pub mod noise;
+mod phone_files;
 pub mod phones;
 pub mod server;
 pub mod session;

@@ -3,9 +3,20 @@
 //! What a phone does with a message depends on its [`Mode`]; the state lives in the network's task and is
 //! stored in the same transaction as everything else, so phones survive a restart with their inboxes.
 
+use bytes::Bytes;
 use estafet_model::WaId;
+use futures::{Stream, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    attachment::Attachment,
+    blobs::Blobs,
+    phone_files::{self, Files},
+};
+
+/// The bytes of a file, in order.
+pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// What a phone does with messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -131,6 +142,9 @@ pub enum Error {
     /// The content is not a message: a JSON object with a `type`.
     #[error("{0}")]
     Content(&'static str),
+    /// A file cannot be read.
+    #[error("the file cannot be read: {0}")]
+    File(String),
     /// The network has stopped.
     #[error("the network has stopped")]
     Stopped,
@@ -153,11 +167,12 @@ pub(crate) enum Request {
 #[derive(Clone, Debug)]
 pub struct Phones {
     requests: mpsc::Sender<Request>,
+    files: Files,
 }
 
 impl Phones {
-    pub(crate) fn new(requests: mpsc::Sender<Request>) -> Self {
-        Self { requests }
+    pub(crate) fn new(requests: mpsc::Sender<Request>, blobs: Blobs) -> Self {
+        Self { requests, files: Files::new(blobs) }
     }
 
     /// All phones, by number.
@@ -182,12 +197,42 @@ impl Phones {
 
     /// What a phone has received.
     pub async fn inbox(&self, number: WaId) -> Result<Inbox, Error> {
-        self.ask(|reply| Request::Inbox(number, reply)).await
+        let mut inbox = self.ask(|reply| Request::Inbox(number, reply)).await?;
+        for message in &mut inbox.messages {
+            self.files.show(&mut message.content).await;
+        }
+        Ok(inbox)
     }
 
     /// What a phone has sent.
     pub async fn sent(&self, number: WaId) -> Result<Vec<Sent>, Error> {
-        self.ask(|reply| Request::Sent(number, reply)).await
+        let mut sent = self.ask(|reply| Request::Sent(number, reply)).await?;
+        for message in &mut sent {
+            self.files.show(&mut message.content).await;
+        }
+        Ok(sent)
+    }
+
+    /// Encrypts a file and leaves it with the network; the members that name it in a message.
+    pub async fn leave_file<E>(
+        &self,
+        mime_type: String,
+        content: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> std::io::Result<Attachment>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.files.leave(mime_type, content).await
+    }
+
+    /// The file of a message a phone has received: its type and its decrypted bytes, verified while they are read.
+    /// `None`: no such message, no file in it, or the network has it no more.
+    pub async fn file(&self, number: WaId, id: &str) -> Result<Option<(String, ByteStream)>, Error> {
+        let inbox = self.ask(|reply| Request::Inbox(number, reply)).await?;
+        let Some(mut message) = inbox.messages.into_iter().find(|message| message.id == id) else { return Ok(None) };
+        let Some(attachment) = phone_files::first(&mut message.content) else { return Ok(None) };
+        let opened = self.files.open(&attachment).await.map_err(|error| Error::File(error.to_string()))?;
+        Ok(opened.map(|stream| (attachment.mime_type, stream)))
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
+    blobs::Blobs,
     connection::{self, Input, Outgoing},
     network::{Batch, Network, Output},
     noise::StaticKey,
@@ -57,6 +58,9 @@ const MAX_CONNECTIONS: u64 = 4096;
 
 /// How often what is too old is forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often old files are looked for.
+const BLOB_SWEEP: Duration = Duration::from_secs(600);
 
 /// How long ids are remembered.
 const SEEN_MS: i64 = 24 * 3600 * 1000;
@@ -156,6 +160,9 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
         let _ = network.add_phone(WaId::from_u64(number).map_err(|_| Error::Phones)?, None);
     }
     let audit_path = config.data_dir.join("chatd-audit.jsonl");
+    let blobs = Blobs::open(config.data_dir.join("blobs"));
+    let blobs = blobs.map_err(|error| Error::DataDir(config.data_dir.join("blobs"), error))?;
+    tasks.spawn("chatd files", sweep_blobs(blobs.clone(), clock.clone(), tasks.shutdown().clone()));
     let mut driver = Driver {
         network,
         storage,
@@ -183,12 +190,28 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
             next_conn: next_conn.clone(),
             open: open.clone(),
             inputs: input.clone(),
+            blobs: blobs.clone(),
             tasks: tasks.clone(),
         };
         tasks.spawn("chatd listener", door.serve(listener));
     }
     tasks.spawn("chatd network", driver.run(inputs, requests));
-    Ok(Chatd { addresses, public_key, phones: Phones::new(request), audit_path })
+    Ok(Chatd { addresses, public_key, phones: Phones::new(request, blobs), audit_path })
+}
+
+/// Removes files that are too old, now and then.
+async fn sweep_blobs(blobs: Blobs, clock: Clock, shutdown: CancellationToken) {
+    let mut pace = interval(BLOB_SWEEP);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = pace.tick() => {}
+        }
+        if let Err(error) = blobs.sweep(clock.now_ms()).await {
+            tracing::warn!(%error, "old files could not be looked for");
+        }
+    }
 }
 
 /// Creates the directory so that only its owner may look into it: it holds keys.
@@ -207,6 +230,7 @@ struct Door {
     next_conn: Arc<AtomicU64>,
     open: Arc<AtomicU64>,
     inputs: mpsc::Sender<Input>,
+    blobs: Blobs,
     tasks: Tasks,
 }
 
@@ -233,10 +257,10 @@ impl Door {
     fn admit(&self, stream: tokio::net::TcpStream) {
         let conn = ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed));
         let (open, inputs, shutdown) = (self.open.clone(), self.inputs.clone(), self.tasks.shutdown().clone());
-        let (key, heartbeat) = (self.key.clone(), self.heartbeat);
+        let (key, heartbeat, blobs) = (self.key.clone(), self.heartbeat, self.blobs.clone());
         open.fetch_add(1, Ordering::Relaxed);
         self.tasks.spawn("chatd connection", async move {
-            connection::serve(stream, conn, key, heartbeat, inputs, shutdown).await;
+            connection::serve(stream, conn, key, heartbeat, inputs, blobs, shutdown).await;
             open.fetch_sub(1, Ordering::Relaxed);
         });
     }

@@ -7,8 +7,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use estafet_model::{BootId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, StatusSet, WaId};
+use uuid::Uuid;
 
-use crate::{ContactRow, InboundRow, MessageRow, NumberRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent, UserRow};
+use crate::{
+    ContactRow, InboundRow, MediaRow, MessageRow, NumberRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent, UserRow,
+};
 
 /// Text as every back end can store it: PostgreSQL has no place for NUL.
 pub(crate) fn storable(text: &str) -> Cow<'_, str> {
@@ -146,6 +149,24 @@ pub(crate) fn session(at: i64, peer: i64, state: Vec<u8>) -> Option<SessionRow> 
 
 pub(crate) fn contact(wa: i64, on_network: bool, checked_at_ms: i64) -> Option<ContactRow> {
     checked("contact", wa_id(wa).map(|wa_id| ContactRow { wa_id, on_network, checked_at_ms }))
+}
+
+pub(crate) struct Media<'a> {
+    pub(crate) id: Uuid,
+    pub(crate) mime_type: String,
+    pub(crate) sha256: &'a [u8],
+    pub(crate) size: i64,
+    pub(crate) created_at_ms: i64,
+    pub(crate) used_at_ms: i64,
+}
+
+pub(crate) fn media(row: Media<'_>) -> Option<MediaRow> {
+    let Media { id, mime_type, sha256, size, created_at_ms, used_at_ms } = row;
+    let decode = || {
+        let (sha256, size) = (sha256.try_into().ok()?, u64::try_from(size).ok()?);
+        Some(MediaRow { id, mime_type, sha256, size, created_at_ms, used_at_ms })
+    };
+    checked("media", decode())
 }
 
 pub(crate) const fn role_text(role: Role) -> &'static str {

@@ -16,6 +16,7 @@
 mod address;
 pub mod batch;
 mod decode;
+pub mod media;
 pub mod mysql;
 mod packed;
 pub mod postgres;
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 
 pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow};
+pub use media::{MediaRow, MediaStore, ProviderRow};
 pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
 pub use rows::{
@@ -183,9 +185,9 @@ pub trait Hold: Send + Sync {
     fn is_held(&self) -> bool;
 }
 
-/// The message database.
+/// The message database; what it knows of files is in [`MediaStore`].
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: MediaStore {
     /// Name of the back end: `sqlite`, `postgres`, `mysql`.
     fn backend(&self) -> &'static str;
 

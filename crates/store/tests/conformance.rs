@@ -5,6 +5,8 @@
 
 #[path = "conformance/given.rs"]
 mod given;
+#[path = "conformance/media.rs"]
+mod media;
 #[path = "conformance/mysql_faults.rs"]
 mod mysql_faults;
 #[path = "conformance/mysql_server.rs"]
@@ -44,6 +46,7 @@ macro_rules! checks {
                 forgotten_messages_are_gone, a_large_batch_is_written_whole, numbers_do_not_see_each_other;
             roles: a_secret_is_the_same_for_all_callers, tags_differ, users_are_added_changed_and_removed, names_are_compared_byte_by_byte,
                 a_revoked_token_is_kept_until_it_expires, settings_are_compared_before_they_are_set, contact_checks_are_replaced;
+            media: a_file_is_stored_once_and_comes_back, what_was_not_used_for_long_is_removed_oldest_first, providers_are_replaced_by_name;
         }
     };
 }

@@ -4,6 +4,7 @@
 //! login a task of its own serves the link (see [`link`]) until the link is dropped or the network ends it.
 
 mod link;
+mod transfer;
 #[doc(hidden)]
 pub mod wire;
 
@@ -15,7 +16,7 @@ use estafet_proto::chat::{Refused, RefusedReason, ServerFrame, Warm, client_fram
 use estafet_runtime::Tasks;
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
-use crate::{ConnectError, Link, Login, Standby, StaticKey, Upstream};
+use crate::{BlobError, BlobStream, ConnectError, Link, Login, Standby, StaticKey, Upstream};
 
 /// Longest time an address may take to accept a connection, before the next one is tried.
 const DIAL_LIMIT: Duration = Duration::from_secs(3);
@@ -163,5 +164,13 @@ impl Upstream for ChatUpstream {
             failures.push(format!("{address}: {failure}"));
         }
         Err(ConnectError::Unreachable(failures.join("; ")))
+    }
+
+    async fn put_blob(&self, content: BlobStream) -> Result<String, BlobError> {
+        self.put(content).await
+    }
+
+    async fn get_blob(&self, id: &str) -> Result<BlobStream, BlobError> {
+        self.get(id).await
     }
 }

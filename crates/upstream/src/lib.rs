@@ -12,9 +12,10 @@ pub mod chat;
 use async_trait::async_trait;
 use bytes::Bytes;
 use estafet_model::{BootId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, WaId};
+use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
-pub use estafet_chatd::{e2e, noise::StaticKey};
+pub use estafet_chatd::{attachment, e2e, noise::StaticKey};
 
 /// A network.
 #[async_trait]
@@ -27,6 +28,12 @@ pub trait Upstream: Send + Sync + 'static {
     async fn warm(&self, _static_key: &StaticKey) -> Result<Box<dyn Standby>, ConnectError> {
         Err(ConnectError::Refused("this network keeps no standby connections".to_owned()))
     }
+
+    /// Leaves an encrypted file with the network; its handle.
+    async fn put_blob(&self, content: BlobStream) -> Result<String, BlobError>;
+
+    /// Fetches an encrypted file.
+    async fn get_blob(&self, id: &str) -> Result<BlobStream, BlobError>;
 }
 
 /// A connection that lacks nothing but the login. The network closes it after some seconds of silence.
@@ -34,6 +41,23 @@ pub trait Upstream: Send + Sync + 'static {
 pub trait Standby: Send + Sync + 'static {
     /// Logs in: one round trip. A standby that broke meanwhile is replaced by a new connection.
     async fn activate(self: Box<Self>, login: Login) -> Result<Link, ConnectError>;
+}
+
+/// The ciphertext of a file, in order.
+pub type BlobStream = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// Why a file was not left or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The network does not answer, or the connection broke off; try again.
+    #[error("network unreachable: {0}")]
+    Unreachable(String),
+    /// The network does not have the file, or no more.
+    #[error("the network does not have the file")]
+    Missing,
+    /// The bytes to be left could not be had.
+    #[error("{0}")]
+    Source(#[source] std::io::Error),
 }
 
 /// What a login says.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use estafet_harness::{
+    files,
     sink::{self, Arrival, Reply},
     vectors::{self, CallbackVector, ExpectCallback, Names},
 };
@@ -64,6 +65,12 @@ async fn pull(trigger: &Value, stage: &Stage, names: &mut Names) -> anyhow::Resu
                 let reply = &inbound["button_reply"];
                 ensure!(reply.is_object(), "no phone of the runner writes {inbound}");
                 json!({ "type": "interactive", "interactive": { "type": "button_reply", "button_reply": reply } })
+            }
+            "image" | "voice" => {
+                let (mime_type, file) = (if kind == "voice" { "audio/ogg; codecs=opus" } else { "image/jpeg" }, &inbound["file"]);
+                let file = files::by_name(file.as_str().unwrap_or_default()).context("no such file")?;
+                let left = api.request(reqwest::Method::POST, "/sandbox/files", Some((mime_type, file))).await?;
+                json!({ "type": kind, kind: left.body })
             }
             "poll" => json!({ "type": "poll", "poll": {} }),
             other => bail!("no phone of the runner writes `{other}`"),

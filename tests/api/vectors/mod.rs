@@ -133,11 +133,14 @@ async fn send(vector: &RequestVector, stage: &Stage, names: &Names) -> anyhow::R
     }
     let bytes = match (&request.body, &request.raw_body) {
         (Some(body), _) => names.fill_value(body)?.to_string().into_bytes(),
-        (None, Some(raw)) => names.fill(raw)?.into_bytes(),
+        (None, Some(raw)) => names.fill_bytes(raw)?,
         (None, None) => Vec::new(),
     };
-    let body = content_type.as_deref().map(|content_type| (content_type, bytes));
-    api.request(Method::from_bytes(request.method.as_bytes())?, &names.fill(&request.path)?, body).await
+    let (method, path) = (Method::from_bytes(request.method.as_bytes())?, names.fill(&request.path)?);
+    match content_type.as_deref() {
+        None if request.raw_body.is_some() => api.request_untyped(method, &path, bytes).await,
+        content_type => api.request(method, &path, content_type.map(|content_type| (content_type, bytes))).await,
+    }
 }
 
 async fn run_callbacks() -> anyhow::Result<()> {

@@ -9,8 +9,10 @@ use anyhow::{Context as _, bail};
 use estafet_harness::{
     Api, Sandbox, Sink,
     client::{text_message, until},
+    files,
     sandbox::{ADMIN_PASSWORD, API_KEY, Options},
     vectors::{Names, RequestVector},
+    web::Web,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -77,6 +79,7 @@ impl Flavour {
 pub(super) struct Stage {
     pub(super) sandbox: Sandbox,
     pub(super) sink: Sink,
+    pub(super) web: Web,
     pub(super) anonymous: Api,
     /// The admin; nobody on a fresh installation.
     pub(super) admin: Option<Api>,
@@ -88,7 +91,7 @@ impl Stage {
         let sandbox = flavour.options().webhook(&sink.url()).start().await?;
         let anonymous = sandbox.anonymous()?;
         let admin = if flavour == Flavour::Fresh { None } else { Some(sandbox.login().await?) };
-        let stage = Self { sandbox, sink, anonymous, admin };
+        let stage = Self { sandbox, sink, web: Web::start().await?, anonymous, admin };
         if flavour == Flavour::TokensExpireSoon {
             let admin = stage.admin()?;
             let refused = async || Ok(admin.call(Method::GET, "/v1/settings/application", None).await?.status == 401);
@@ -119,6 +122,7 @@ impl Stage {
         names.set("api_key", API_KEY);
         names.set("business_number", &self.sandbox.ready().business_number);
         names.set("template_ns", TEMPLATES);
+        names.set("link_host", self.web.url());
         // Stands for an uploaded file where the message is refused whatever it names.
         names.set("media_ogg", "00000000-0000-4000-8000-000000000001");
         if let Some(token) = self.admin.as_ref().and_then(Api::token) {
@@ -156,6 +160,14 @@ impl Stages {
             let account = stage.admin()?.create_user(&user, USER_PASSWORD).await?;
             names.set("user_name", &user);
             names.set("user_token", account.token().context("no token")?);
+            let named = serde_json::to_string(&vector.request.body)? + &vector.request.path;
+            for (name, content_type, content) in
+                [("media_jpeg", "image/jpeg", files::jpeg()), ("media_webp", "image/webp", files::webp())]
+            {
+                if named.contains(&format!("{{{{{name}}}}}")) {
+                    names.set(name, account.upload(content_type, content).await?);
+                }
+            }
             for state in &vector.setup {
                 bring_about(state, stage, &account, &user, &mut names).await.with_context(|| state.clone())?;
             }
@@ -211,6 +223,14 @@ async fn bring_about(state: &str, stage: &Stage, account: &Api, user: &str, name
         "user_password_changed" => {
             let body = json!({ "password": "N3w!passw" });
             succeed(account, Method::PUT, &format!("/v1/users/{user}"), Some(&body)).await?;
+        }
+        "media_provider_p1" => {
+            let provider = json!([{ "name": "p1", "type": "www", "config": { "bearer": "tok" } }]);
+            succeed(stage.admin()?, Method::POST, "/v1/settings/application/media/providers", Some(&provider)).await?;
+        }
+        "media_jpeg_deleted" => {
+            let path = names.fill("/v1/media/{{media_jpeg}}")?;
+            succeed(account, Method::DELETE, &path, None).await?;
         }
         "user_deleted" => succeed(stage.admin()?, Method::DELETE, &format!("/v1/users/{user}"), None).await?,
         "inbound_text_stored" => {

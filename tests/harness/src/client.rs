@@ -19,6 +19,8 @@ pub struct Answer {
     /// Headers.
     pub headers: HeaderMap,
     /// Body as it came.
+    pub bytes: bytes::Bytes,
+    /// The same as text; what is no text is replaced.
     pub text: String,
     /// Body as JSON; null if it is none.
     pub body: Value,
@@ -141,11 +143,37 @@ impl Api {
         if let Some((content_type, bytes)) = body {
             request = request.header("Content-Type", content_type).body(bytes);
         }
-        let answer = request.send().await?;
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        let text = answer.text().await?;
-        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Ok(Answer { status, headers, text, body })
+        finish(request).await
+    }
+
+    /// A request with a body of no type.
+    pub async fn request_untyped(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
+        let request = self.http.request(method, format!("{}{path}", self.base_url)).body(body);
+        finish(request.header("Authorization", self.authorization.as_deref().unwrap_or_default())).await
+    }
+
+    /// A part of what is at a path.
+    pub async fn get_range(&self, path: &str, range: &str) -> anyhow::Result<Answer> {
+        let request = self.http.get(format!("{}{path}", self.base_url)).header("Range", range);
+        finish(request.header("Authorization", self.authorization.as_deref().unwrap_or_default())).await
+    }
+
+    /// An upload whose body comes in pieces, whatever its outcome.
+    pub fn begin_upload(
+        &self,
+        content_type: &str,
+        body: reqwest::Body,
+    ) -> impl Future<Output = anyhow::Result<Answer>> + Send + 'static {
+        let request = self.http.post(format!("{}/v1/media", self.base_url)).header("Content-Type", content_type).body(body);
+        let request = request.timeout(crate::PATIENCE * 10);
+        finish(request.header("Authorization", self.authorization.as_deref().unwrap_or_default()))
+    }
+
+    /// Uploads a file and returns its id.
+    pub async fn upload(&self, content_type: &str, content: Vec<u8>) -> anyhow::Result<String> {
+        let answer = self.request(Method::POST, "/v1/media", Some((content_type, content))).await?.expect(StatusCode::OK)?;
+        let id = answer.text_at("/media/0/id").with_context(|| format!("no id in {}", answer.text))?;
+        Ok(id.to_owned())
     }
 
     /// A login, whatever its outcome.
@@ -259,6 +287,15 @@ impl Api {
     pub async fn phone_sends_text(&self, phone: &str, text: &str) -> anyhow::Result<String> {
         self.phone_sends(phone, &json!({ "type": "text", "text": { "body": text } })).await
     }
+}
+
+async fn finish(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
+    let answer = request.send().await?;
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    let bytes = answer.bytes().await?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+    Ok(Answer { status, headers, bytes, text, body })
 }
 
 /// The header of a login.

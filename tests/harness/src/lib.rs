@@ -16,6 +16,7 @@ pub mod client;
 pub mod cluster;
 pub mod environment;
 pub mod etcd;
+pub mod files;
 pub mod ledger;
 pub mod load;
 pub mod network;
@@ -29,6 +30,7 @@ pub mod sandbox;
 pub mod sink;
 pub mod vectors;
 pub mod verdict;
+pub mod web;
 
 pub use client::{Answer, Api, Message};
 pub use cluster::Cluster;

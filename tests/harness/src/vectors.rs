@@ -171,6 +171,18 @@ impl Names {
         self.0.get(name).cloned().with_context(|| format!("nothing provides {{{{{name}}}}}"))
     }
 
+    /// The bytes of a raw body: `{{file:name}}`, `{{zeros:count}}`, or text with names filled in.
+    pub fn fill_bytes(&self, text: &str) -> anyhow::Result<Vec<u8>> {
+        let generator = |kind: &str| text.strip_prefix("{{")?.strip_suffix("}}")?.strip_prefix(kind);
+        if let Some(name) = generator("file:") {
+            return crate::files::by_name(name).with_context(|| format!("there is no file {name}"));
+        }
+        match generator("zeros:") {
+            Some(count) => Ok(vec![0; count.parse()?]),
+            None => Ok(self.fill(text)?.into_bytes()),
+        }
+    }
+
     /// Fills in a JSON value, and makes `{"$repeat": [text, n]}` the repeated text.
     pub fn fill_value(&self, value: &Value) -> anyhow::Result<Value> {
         Ok(match value {

@@ -38,6 +38,7 @@ pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
     let tenant = call.tenant()?;
     let templates = app.templates.current();
     let accepted = message::accept(&body, app.message_rules(tenant.number, &templates))?;
+    app.files.check(tenant.number, &estafet_media::reference::find(&accepted.body)).await?;
     if accepted.asked_fallback {
         app.metrics.asked_fallback();
     }

@@ -5,7 +5,9 @@ mod certificates;
 mod contacts;
 mod health;
 mod login;
+mod media;
 mod messages;
+mod providers;
 mod settings;
 mod shards;
 mod users;
@@ -112,6 +114,11 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
         ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
         ("/v1/messages", vec![(M::POST, Account, Messages, handler(messages::send))]),
         ("/v1/messages/{id}", vec![(M::PUT, Account, Others, handler(messages::mark))]),
+        ("/v1/media", vec![(M::POST, Account, Others, handler(media::upload))]),
+        (
+            "/v1/media/{id}",
+            vec![(M::GET, Account, Others, handler(media::download)), (M::DELETE, Account, Others, handler(media::delete))],
+        ),
         ("/v1/health", vec![(M::GET, AccountOrKey, Free, handler(health::read))]),
         (
             "/v1/settings/application",
@@ -135,6 +142,11 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
             "/v1/account/shards",
             vec![(M::GET, Admin, Others, handler(shards::read)), (M::POST, Admin, Others, handler(shards::change))],
         ),
+        (
+            "/v1/settings/application/media/providers",
+            vec![(M::GET, Admin, Others, handler(providers::list)), (M::POST, Admin, Others, handler(providers::put))],
+        ),
+        ("/v1/settings/application/media/providers/{name}", vec![(M::DELETE, Admin, Others, handler(providers::delete))]),
         ("/metrics", vec![(M::GET, open_metrics, Free, handler(health::metrics))]),
     ];
     for (path, methods) in table {

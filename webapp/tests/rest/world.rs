@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
+use estafet_media::Blobs;
 use estafet_model::{Epoch, Owner, Shard, ShardCount, ShardMap, WaId};
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_runtime::{Clock, Tasks};
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct World {
     pub store: SharedStore,
+    pub blobs: Blobs,
     pub clock: Clock,
     pub map: watch::Sender<ShardMap>,
     pub tasks: Tasks,
@@ -76,8 +78,10 @@ impl World {
         let path = directory.path().join("webapp.db");
         let store = estafet_store::open(&format!("sqlite:{}", path.display()), "webapp").await.unwrap();
         store.migrate().await.unwrap();
+        let blobs = Blobs::directory(&directory.path().join("media")).unwrap();
         Self {
             store,
+            blobs,
             clock: Clock::manual(START_MS),
             map: watch::channel(ShardMap::default()).0,
             tasks: Tasks::new(),
@@ -119,6 +123,7 @@ impl World {
     pub fn deps(&self) -> Deps {
         Deps {
             store: self.store.clone(),
+            blobs: self.blobs.clone(),
             clock: self.clock.clone(),
             tasks: self.tasks.clone(),
             map: self.map.subscribe(),

@@ -124,7 +124,10 @@ impl Network {
             Client::ReadMarks(marks) => self.read_marks(batch, conn, marks),
             Client::FetchKeys(fetch) if fetch.wa_ids.len() <= MAX_ASKED => self.fetch_keys(batch, conn, fetch),
             Client::CheckContacts(check) => self.check_contacts(batch, conn, check),
-            Client::FetchKeys(_) => batch.outputs.push(Output::Close(conn)),
+            // Files are not for a connection of messages.
+            Client::FetchKeys(_) | Client::BlobPut(_) | Client::BlobPart(_) | Client::BlobGet(_) => {
+                batch.outputs.push(Output::Close(conn));
+            }
         }
     }
 

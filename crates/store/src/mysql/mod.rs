@@ -11,6 +11,7 @@ mod claim;
 mod commit;
 mod connections;
 mod hold;
+mod media;
 mod numbers;
 mod read;
 mod shared;

@@ -10,6 +10,7 @@
 mod commit;
 mod connections;
 mod hold;
+mod media;
 mod numbers;
 mod read;
 mod shared;

@@ -8,6 +8,7 @@
 
 mod commit;
 mod hold;
+mod media;
 mod numbers;
 mod read;
 mod shared;

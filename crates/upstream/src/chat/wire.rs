@@ -159,6 +159,9 @@ pub fn heard(frame: server_frame::Frame) -> Result<Heard, Malformed> {
     Ok(Heard::Event(match frame {
         Frame::Pong(_) | Frame::Warmed(_) => return Ok(Heard::Nothing),
         Frame::LoggedIn(_) | Frame::Refused(_) => return Err(Malformed("answer to a login there was not")),
+        Frame::BlobStored(_) | Frame::BlobPart(_) | Frame::BlobMissing(_) => {
+            return Err(Malformed("part of a file on a connection for messages"));
+        }
         Frame::Accepted(accepted) => Event::Verdicts(accepted.verdicts.into_iter().map(verdict).collect::<Result<_, _>>()?),
         Frame::Deliver(deliver) => {
             Event::Deliveries(deliver.deliveries.into_iter().map(read_delivery).collect::<Result<_, _>>()?)

@@ -102,7 +102,9 @@ impl Cluster {
             let listen = free_address()?;
             let flags = self.flags(role, &name, listen).await?;
             let log = self.directory.join(format!("{name}.log"));
-            let (binary, environment) = (self.binary.clone(), self.options.environment.clone());
+            let (binary, mut environment) = (self.binary.clone(), self.options.environment.clone());
+            let media = format!("file://{}", self.directory.join("media").display());
+            environment.insert(0, ("ESTAFET_MEDIA_STORE".to_owned(), media));
             let own_group = self.options.own_group;
             let recipe = Recipe { name: name.clone(), role, listen, binary, flags, environment, log, own_group };
             match Member::start(recipe).await {

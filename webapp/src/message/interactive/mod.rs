@@ -52,7 +52,7 @@ const FOOTER: Member = optional("footer", Shape::Object(&[required("text", up_to
 const BODY_MEMBERS: &[Member] = &[required("text", up_to(1024))];
 
 /// Any http or https address.
-const URL: Shape = Shape::Form(is_a_url, "must be an http or https URL");
+pub(super) const URL: Shape = Shape::Form(is_a_url, "must be an http or https URL");
 
 fn is_a_url(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())

@@ -45,18 +45,7 @@ impl Courier {
     /// Removes what may go; how many files.
     async fn collect(&self, number: WaId, is_on: bool) -> Result<u64, String> {
         let now_ms = self.0.clock.now_ms();
-        let mut count = 0;
-        while is_on {
-            let removed =
-                self.0.store.delete_unused_media(number, now_ms - UNUSED_MS, AT_ONCE).await.map_err(|error| error.to_string())?;
-            if removed.is_empty() {
-                break;
-            }
-            for id in removed {
-                count += 1;
-                self.0.blobs.delete(number, id).await.map_err(|error| error.to_string())?;
-            }
-        }
+        let mut count = if is_on { self.remove_unused(number, now_ms - UNUSED_MS).await? } else { 0 };
         for (id, written_at_ms) in self.0.blobs.list(number).await.map_err(|error| error.to_string())? {
             let is_old = now_ms - written_at_ms > UNNAMED_MS;
             if is_old && self.0.store.media(number, id).await.map_err(|error| error.to_string())?.is_none() {
@@ -65,6 +54,21 @@ impl Courier {
             }
         }
         Ok(count)
+    }
+
+    async fn remove_unused(&self, number: WaId, before_ms: i64) -> Result<u64, String> {
+        let mut count = 0;
+        loop {
+            let removed = self.0.store.delete_unused_media(number, before_ms, AT_ONCE).await;
+            let removed = removed.map_err(|error| error.to_string())?;
+            if removed.is_empty() {
+                return Ok(count);
+            }
+            for id in removed {
+                count += 1;
+                self.0.blobs.delete(number, id).await.map_err(|error| error.to_string())?;
+            }
+        }
     }
 }
 

@@ -16,11 +16,14 @@ use crate::{
 /// Files whose verdict is remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
+/// Whether a file was had and is whole, or what is wrong with it.
+type Verdict = Result<(), &'static str>;
+
 /// The files of the phones. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
     blobs: Blobs,
-    verdicts: Arc<Mutex<LruCache<(String, String), Result<(), &'static str>>>>,
+    verdicts: Arc<Mutex<LruCache<(String, String), Verdict>>>,
 }
 
 impl Files {
@@ -84,7 +87,7 @@ impl Files {
         }
     }
 
-    async fn verify(&self, attachment: &Attachment) -> Result<(), &'static str> {
+    async fn verify(&self, attachment: &Attachment) -> Verdict {
         let name = (attachment.blob.clone(), attachment.sha256.clone());
         if let Some(verdict) = self.verdicts.lock().await.get(&name) {
             return *verdict;

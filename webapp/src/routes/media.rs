@@ -22,23 +22,51 @@ use crate::{
     media::Source,
 };
 
+/// Most of a refused body that is read and forgotten.
+const FORGOTTEN: u64 = 128 << 20;
+
 pub(super) async fn upload(app: Arc<App>, mut call: Call) -> Outcome {
     let number = call.tenant()?.number;
+    let patience = Duration::from_millis(app.config.limits.body_timeout_ms);
     let headers = call.parts.headers.clone();
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|length| app.files.is_too_large(length)) {
+        forget(&headers, &mut call.body, patience).await;
         return Err(app.files.too_large().into());
     }
-    let patience = Duration::from_millis(app.config.limits.body_timeout_ms);
     let body = std::mem::replace(&mut call.body, Body::empty());
     let content_type = text(header::CONTENT_TYPE);
     let id = if content_type.is_some_and(|value| mime::essence(value) == "multipart/form-data") {
         let (content_type, mut part) = file_part(content_type.unwrap_or_default(), body, patience).await?;
         app.files.take(number, content_type.as_deref(), &mut part).await?
     } else {
-        app.files.take(number, content_type, &mut Plain { body, patience }).await?
+        let mut plain = Plain { body, patience };
+        match app.files.take(number, content_type, &mut plain).await {
+            Ok(id) => id,
+            Err(error) => {
+                forget(&headers, &mut plain.body, patience).await;
+                return Err(error.into());
+            }
+        }
     };
     Ok(Answer::ok(&json!({ "media": [{ "id": id }] })))
+}
+
+/// Reads what is left of a refused body: who still writes when the connection closes may never see the answer.
+async fn forget(headers: &HeaderMap, body: &mut Body, patience: Duration) {
+    // Who asked first has not sent it.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let reading = async {
+        let mut left = FORGOTTEN;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, |data| data.len() as u64)) else { return };
+            left = rest;
+        }
+    };
+    // A body that takes longer is cut off.
+    let _ = tokio::time::timeout(patience, reading).await;
 }
 
 fn too_slow() -> ApiError {

@@ -366,6 +366,11 @@ impl World {
                 return self.raise(i, Raising { task, target, deadline });
             }
             ShardOrder::Connect { at_once } => return self.connect(i, task, at_once),
+            // Nobody here sends files; if somebody did, the network would have them at once.
+            ShardOrder::PrepareFiles(message) => {
+                let prepared = Input::FilesPrepared((message.slot, message.seq), Ok(message.body));
+                return self.take(i, task, prepared);
+            }
         };
         self.ask(i, asked);
     }

@@ -23,7 +23,7 @@ use crate::{
     core::{handoff::Target, lanes::Post, life::Reason},
     media::Courier,
     node::{Moved, NodeState},
-    request::{ShardRequest, not_owner},
+    request::ShardRequest,
     settings::Versioned,
 };
 

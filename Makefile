@@ -14,7 +14,6 @@ help: ## Show this help
 
 setup: ## Install what building and testing need (Debian packages; changes nothing when all is there)
 	@.ci/setup $(PACKAGES)
-	@.ci/tools
 
 run: setup ## Start the sandbox on http://127.0.0.1:9090 (the first build takes about five minutes)
 	@$(CARGO) run --release -p estafet-cli -- sandbox $(ARGS)
@@ -26,6 +25,7 @@ drill: setup ## Do every failover on purpose, under load, and print a verdict (a
 	@$(CARGO) run --release -p estafet-cli -- drill run all --local $(ARGS)
 
 test: setup ## Run all tests, with a PostgreSQL and a MariaDB of their own
+	@.ci/tools
 	@$(CARGO) build -p estafet-cli
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --workspace $(ARGS); \
 	else echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \

@@ -1,9 +1,10 @@
-//! The control interface of a sandbox, as its commands see it.
+//! The API of a server and the control interface of a sandbox, as commands see them.
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use reqwest::{Client, Method};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::{Client, Method, header::AUTHORIZATION};
 use serde_json::Value;
 
 /// How long a file may take.
@@ -13,12 +14,22 @@ const TRANSFER: Duration = Duration::from_secs(600);
 pub(crate) struct Api {
     client: Client,
     base: String,
+    authorization: Option<String>,
 }
 
 impl Api {
     pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
-        Ok(Self { client, base: url.trim_end_matches('/').to_owned() })
+        Ok(Self { client, base: url.trim_end_matches('/').to_owned(), authorization: None })
+    }
+
+    /// Logs in; later calls are those of the account.
+    pub(crate) async fn log_in(&mut self, user: &str, password: &str) -> anyhow::Result<()> {
+        self.authorization = Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))));
+        let answer = self.call(Method::POST, "/v1/users/login", None).await.context("login")?;
+        let token = answer.pointer("/users/0/token").and_then(Value::as_str).context("login gave no token")?;
+        self.authorization = Some(format!("Bearer {token}"));
+        Ok(())
     }
 
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
@@ -29,6 +40,9 @@ impl Api {
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.base);
         let mut request = self.client.request(method, &url);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -43,14 +57,20 @@ impl Api {
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
-        let response = request.send().await.with_context(|| format!("no sandbox answers at {} (see --url)", self.base))?;
+        let response = request.send().await.with_context(|| format!("no server answers at {} (see --url)", self.base))?;
         let status = response.status();
         let text = response.text().await.context("the sandbox's answer broke off")?;
         let answer = serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text));
         if !status.is_success() {
-            let reason = answer.get("error").and_then(Value::as_str).map_or_else(|| answer.to_string(), str::to_owned);
+            let reason = reason(&answer).map_or_else(|| answer.to_string(), str::to_owned);
             bail!("{reason} ({status})");
         }
         Ok(answer)
     }
+}
+
+/// What an answer says is wrong: in the words of the control interface, or of the API.
+fn reason(answer: &Value) -> Option<&str> {
+    let of_api = || answer.pointer("/errors/0/details").or_else(|| answer.pointer("/errors/0/title"));
+    answer.get("error").or_else(of_api)?.as_str()
 }

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Certs(crate::certs::CertsArgs),
     /// Look at, add, remove and reshard the numbers of a cluster.
     Number(NumberArgs),
+    /// Look at the callbacks that wait or were given up, and try dead letters again or drop them.
+    Callbacks(crate::callbacks::CallbacksArgs),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.

@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod callbacks;
 mod certs;
 mod cluster;
 mod drill;
@@ -52,6 +53,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Chatd(args) => cluster::chatd(*args).await,
         Command::Certs(args) => certs::run(args),
         Command::Number(args) => number::run(args).await,
+        Command::Callbacks(args) => callbacks::run(args).await,
         Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -1,7 +1,7 @@
 //! Requests of the webapps, and the way their answers take.
 
 use bytes::Bytes;
-use estafet_model::{ApiError, Code, Epoch, IdKey, Slot, WaId};
+use estafet_model::{ApiError, Code, Epoch, IdKey, Seq, Slot, WaId};
 use estafet_proto::v1::{self, outcome::Result as Answer, request::Action as Wire};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +21,13 @@ pub enum Action {
     MarkRead {
         /// Its id.
         message_id: String,
+    },
+    /// Try callbacks again that were given up, or forget them.
+    DeadLetters {
+        /// Their positions in the slot.
+        seqs: Vec<Seq>,
+        /// Whether they are tried again.
+        requeue: bool,
     },
     /// Are these users on the network?
     CheckContacts {
@@ -68,6 +75,9 @@ impl Reply {
     }
 }
 
+/// Dead letters of one request: they become rows of one transaction.
+pub const MOST_LETTERS: usize = 512;
+
 /// The request was carried out.
 pub fn done() -> Answer {
     Answer::Done(v1::Done {})
@@ -108,6 +118,12 @@ pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
             body: submit.body,
         },
         Wire::MarkRead(mark) => Action::MarkRead { message_id: mark.message_id },
+        Wire::DeadLetters(letters) if letters.seqs.len() > MOST_LETTERS => {
+            return Err(ApiError::invalid("seqs", "are too many"));
+        }
+        Wire::DeadLetters(letters) => {
+            Action::DeadLetters { seqs: letters.seqs.into_iter().map(Seq::new).collect(), requeue: letters.requeue }
+        }
         Wire::CheckContacts(check) => {
             Action::CheckContacts { wa_ids: check.wa_ids.into_iter().filter_map(|wa_id| WaId::from_u64(wa_id).ok()).collect() }
         }

@@ -5,6 +5,7 @@
 mod bad_input;
 mod callbacks;
 mod conflict;
+mod dead_letters;
 mod first_login;
 mod media;
 mod reading;

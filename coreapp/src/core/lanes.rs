@@ -147,7 +147,7 @@ impl Lanes {
         }
     }
 
-    /// Notes events stored by a commit whose answer was lost; they will be loaded.
+    /// Notes events that were stored and not pushed; they will be loaded.
     pub fn stored_unseen(&mut self, slot: Slot) {
         self.queues.spill(slot);
     }

@@ -23,6 +23,8 @@ pub enum Effect<R> {
     Acknowledge(Vec<u64>),
     /// Tell the upstream that the business read these messages.
     MarkRead(Vec<(WaId, String)>),
+    /// Load events of a slot that were stored without passing through memory.
+    LoadEvents(Slot),
     /// Put a callback into its lane.
     Deliver(StoredEvent),
 }

@@ -86,6 +86,7 @@ impl Shard {
                 }
                 Effect::Acknowledge(deliveries) => self.outgoing.push_back(Command::Acknowledge(deliveries)),
                 Effect::MarkRead(marks) => self.outgoing.push_back(Command::MarkRead(marks)),
+                Effect::LoadEvents(slot) => self.lanes.stored_unseen(slot),
                 Effect::Deliver(event) => self.lanes.push(event),
             }
         }

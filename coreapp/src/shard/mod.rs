@@ -309,6 +309,7 @@ impl Shard {
         match action {
             Action::Submit { recipient, id_key, body } => self.submit(slot, recipient, id_key, body, reply),
             Action::MarkRead { message_id } => self.mark_read(message_id, reply),
+            Action::DeadLetters { seqs, requeue } => self.dead_letters(slot, seqs, requeue, reply),
             Action::CheckContacts { wa_ids } => self.check_contacts(wa_ids, reply),
         }
     }

@@ -1,9 +1,9 @@
 //! What webapps ask of a shard.
 
 use bytes::Bytes;
-use estafet_model::{ApiError, Code, IdKey, Slot, WaId};
+use estafet_model::{ApiError, Code, IdKey, Seq, Slot, WaId};
 use estafet_proto::v1;
-use estafet_store::{InboundRow, MessageRow};
+use estafet_store::{EventRef, InboundRow, MessageRow, Requeued};
 use estafet_upstream::Command;
 
 use super::{Answered, Order, Shard, Upline};
@@ -25,6 +25,26 @@ impl Shard {
         self.unsettled += 1;
         let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms, body };
         self.pending.accept(message, Answered { reply, answer: done() });
+    }
+
+    /// Puts dead letters back into the queue, in the order given, or removes them; answered when that is durable.
+    pub(super) fn dead_letters(&mut self, slot: Slot, seqs: Vec<Seq>, requeue: bool, reply: Reply) {
+        if self.database_lost_since.is_some() {
+            return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
+        }
+        for letter in seqs.into_iter().map(|seq| EventRef { slot, seq }) {
+            if !requeue {
+                self.pending.batch.letters_dropped.push(letter);
+            } else if !self.pending.batch.requeued.iter().any(|other| other.letter == letter) {
+                let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
+                self.pending.batch.requeued.push(Requeued { letter, seq, at_ms: self.now_ms });
+            }
+        }
+        if requeue {
+            // The bodies are in the database only.
+            self.pending.effects.push(Effect::LoadEvents(slot));
+        }
+        self.pending.effects.push(Effect::Answer(Answered { reply, answer: done() }));
     }
 
     /// The business read an incoming message; the look-up comes first.

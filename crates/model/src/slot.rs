@@ -20,6 +20,11 @@ const SLOT_BITS: u32 = 10;
 pub struct Slot(u16);
 
 impl Slot {
+    /// The lowest slot.
+    pub const FIRST: Self = Self(0);
+    /// The highest slot.
+    pub const LAST: Self = Self(SLOTS - 1);
+
     /// The slot of `wa_id`.
     pub fn of(wa_id: WaId) -> Self {
         let mut digits = [0u8; 20];

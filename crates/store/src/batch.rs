@@ -24,6 +24,10 @@ pub struct Batch {
     pub events_done: Vec<EventRef>,
     /// Callback events given up: moved to the dead letters.
     pub dead_letters: Vec<DeadLetter>,
+    /// Dead letters that are to be tried again, as new events.
+    pub requeued: Vec<Requeued>,
+    /// Dead letters that nobody wants any more, removed.
+    pub letters_dropped: Vec<EventRef>,
     /// Messages and incoming messages that `pass_through` removes once settled.
     pub forgotten_messages: Vec<(Slot, Seq)>,
 }
@@ -40,6 +44,8 @@ impl Batch {
             + self.events.len()
             + self.events_done.len()
             + self.dead_letters.len()
+            + self.requeued.len()
+            + self.letters_dropped.len()
             + self.forgotten_messages.len()
     }
 
@@ -143,6 +149,17 @@ pub struct DeadLetter {
     /// Why, for people.
     pub reason: String,
     /// When, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// A dead letter that becomes an event again.
+#[derive(Clone, Copy, Debug)]
+pub struct Requeued {
+    /// The dead letter; nothing happens if there is none such.
+    pub letter: EventRef,
+    /// Position of the new event in the same slot.
+    pub seq: Seq,
+    /// When, milliseconds since 1970: the event's age counts from here.
     pub at_ms: i64,
 }
 

@@ -10,7 +10,8 @@ use estafet_model::{BootId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, 
 use uuid::Uuid;
 
 use crate::{
-    ContactRow, InboundRow, MediaRow, MessageRow, NumberRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent, UserRow,
+    ContactRow, InboundRow, KeptCallback, MediaRow, MessageRow, NumberRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent,
+    UserRow,
 };
 
 /// Text as every back end can store it: PostgreSQL has no place for NUL.
@@ -119,6 +120,11 @@ pub(crate) fn status(at: (i64, i64), statuses: i64, error_code: Option<i64>, cha
         })
     };
     checked("message_state", decode())
+}
+
+/// `given_up_at` is `None` for one that waits.
+pub(crate) fn callback(event: Option<StoredEvent>, reason: String, given_up_at: Option<i64>) -> Option<KeptCallback> {
+    Some(KeptCallback { event: event?, given_up: given_up_at.map(|at| (reason, at)) })
 }
 
 pub(crate) fn event(

@@ -28,12 +28,13 @@ use std::{ops::RangeInclusive, path::Path, sync::Arc};
 use async_trait::async_trait;
 use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 
-pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow};
+pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, Requeued, SessionRow, StatusRow};
 pub use media::{MediaRow, MediaStore, ProviderRow};
 pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
 pub use rows::{
-    ContactRow, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, RevokedToken, Role, StoredEvent, UserRow, Versions,
+    ContactRow, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue, RevokedToken, Role, StoredEvent,
+    UserRow, Versions,
 };
 pub use sqlite::SqliteStore;
 
@@ -265,6 +266,9 @@ pub trait Store: MediaStore {
 
     /// Undelivered events of the given slots, oldest first, after the given position.
     async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>>;
+
+    /// A page of the callbacks that wait or were given up, by slot and position.
+    async fn callbacks(&self, number: WaId, queue: Queue, page: &Page) -> Result<Vec<KeptCallback>>;
 
     /// Number of undelivered events and unsettled messages of a slot range.
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)>;

@@ -1,6 +1,9 @@
 //! What the store gives back.
 
-use std::fmt;
+use std::{
+    fmt,
+    ops::{Range, RangeInclusive},
+};
 
 use bytes::Bytes;
 use estafet_model::{BootId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
@@ -105,6 +108,39 @@ pub struct StoredEvent {
     pub created_at_ms: i64,
     /// The body to POST.
     pub body: Bytes,
+}
+
+/// Which callbacks are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Those that wait for their receiver.
+    Waiting,
+    /// Those that were given up.
+    Dead,
+}
+
+/// A page of callbacks: those that fit, by slot and position, after a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Slots.
+    pub slots: RangeInclusive<Slot>,
+    /// The position the page begins after.
+    pub after: (Slot, Seq),
+    /// When they happened, milliseconds since 1970.
+    pub created_ms: Range<i64>,
+    /// Only those of this contact.
+    pub contact: Option<WaId>,
+    /// Longest page.
+    pub limit: u32,
+}
+
+/// A callback that waits or was given up.
+#[derive(Clone, Debug)]
+pub struct KeptCallback {
+    /// The event.
+    pub event: StoredEvent,
+    /// Why and when (milliseconds since 1970) it was given up; `None` while it waits.
+    pub given_up: Option<(String, i64)>,
 }
 
 /// An incoming message, without its body.

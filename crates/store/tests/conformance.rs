@@ -5,6 +5,8 @@
 
 #[path = "conformance/given.rs"]
 mod given;
+#[path = "conformance/letters.rs"]
+mod letters;
 #[path = "conformance/media.rs"]
 mod media;
 #[path = "conformance/mysql_faults.rs"]
@@ -44,6 +46,8 @@ macro_rules! checks {
                 statuses_are_replaced, the_same_row_twice_in_a_batch_takes_the_last, events_wait_until_done,
                 dead_letters_leave_the_queue, sessions_come_back_as_written, incoming_messages_are_stored_once,
                 forgotten_messages_are_gone, a_large_batch_is_written_whole, numbers_do_not_see_each_other;
+            letters: callbacks_are_listed_by_page_time_and_contact, a_dead_letter_is_requeued_once_as_a_new_event,
+                dropped_dead_letters_are_gone_and_others_stay;
             roles: a_secret_is_the_same_for_all_callers, tags_differ, users_are_added_changed_and_removed, names_are_compared_byte_by_byte,
                 a_revoked_token_is_kept_until_it_expires, settings_are_compared_before_they_are_set, contact_checks_are_replaced;
             media: a_file_is_stored_once_and_comes_back, what_was_not_used_for_long_is_removed_oldest_first, providers_are_replaced_by_name;

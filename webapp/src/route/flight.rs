@@ -81,6 +81,7 @@ pub fn weight(request: &v1::Request) -> usize {
         Some(v1::request::Action::Submit(submit)) => submit.body.len(),
         Some(v1::request::Action::MarkRead(mark)) => mark.message_id.len(),
         Some(v1::request::Action::CheckContacts(check)) => 10 * check.wa_ids.len(),
+        Some(v1::request::Action::DeadLetters(letters)) => 8 * letters.seqs.len(),
         None => 0,
     }
 }

@@ -1,6 +1,7 @@
 //! The table of the API: path, method, who may call it, which rate it draws from, handler. One
 //! file a resource; extract, validate, route, render (spec/auth-and-users.md §6).
 
+mod callbacks;
 mod certificates;
 mod contacts;
 mod health;
@@ -110,6 +111,11 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
                 (M::PUT, Account, Others, handler(users::update)),
                 (M::DELETE, Admin, Others, handler(users::delete)),
             ],
+        ),
+        ("/v1/estafet/callbacks", vec![(M::GET, Admin, Others, handler(callbacks::waiting))]),
+        (
+            "/v1/estafet/callbacks/dead-letters",
+            vec![(M::GET, Admin, Others, handler(callbacks::dead)), (M::POST, Admin, Others, handler(callbacks::move_dead))],
         ),
         ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
         ("/v1/messages", vec![(M::POST, Account, Messages, handler(messages::send))]),

@@ -10,7 +10,10 @@ use std::collections::HashSet;
 use estafet_model::{IdKey, Seq, Slot};
 use sqlx::{Connection, MySqlConnection};
 
-use super::connections::{Connections, Db, answered, is_taken};
+use super::{
+    callbacks,
+    connections::{Connections, Db, answered, is_taken},
+};
 use crate::{
     Batch, Committed, DeadLetter, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::storable,
@@ -91,6 +94,8 @@ async fn write(tx: &mut MySqlConnection, fence: &Fence, batch: &Batch) -> Db<Com
     events(tx, number, &batch.events).await?;
     events_done(tx, number, &batch.events_done).await?;
     dead_letters(tx, number, &batch.dead_letters).await?;
+    callbacks::requeued(tx, number, &batch.requeued).await?;
+    callbacks::dropped(tx, number, &batch.letters_dropped).await?;
     forgotten_messages(tx, number, &batch.forgotten_messages).await?;
     Ok(Committed { duplicate_messages })
 }

@@ -7,6 +7,7 @@
 //! The fence needs one primary: on a Galera cluster row locks are a node's own, so all processes must
 //! reach the same node. `binlog_format` must not be `STATEMENT` (READ COMMITTED forbids it).
 
+mod callbacks;
 mod claim;
 mod commit;
 mod connections;
@@ -24,8 +25,8 @@ use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySq
 
 use self::connections::Connections;
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, Result,
-    RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
+    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
 };
 
 pub use self::connections::session_lock;
@@ -160,6 +161,10 @@ impl Store for MySqlStore {
 
     async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
         read::events(&self.reader, number, after, limit).await
+    }
+
+    async fn callbacks(&self, number: WaId, queue: Queue, page: &Page) -> Result<Vec<KeptCallback>> {
+        callbacks::page(&self.reader, number, queue, page).await
     }
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {

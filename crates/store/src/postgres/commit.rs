@@ -7,7 +7,10 @@ use std::{collections::HashSet, hash::Hash};
 
 use estafet_model::{BootId, Seq, Slot};
 
-use super::connections::{Connections, Failure, Step};
+use super::{
+    callbacks,
+    connections::{Connections, Failure, Step},
+};
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::{self, storable},
@@ -48,6 +51,8 @@ fn steps<'a>(fence: &Fence, batch: &'a Batch) -> Vec<Step<'a>> {
     add(&mut steps, &batch.events, |list| events(number, list));
     add(&mut steps, &batch.events_done, |list| events_done(number, list));
     add(&mut steps, &batch.dead_letters, |list| dead_letters(number, list));
+    add(&mut steps, &batch.requeued, |list| callbacks::requeued(number, list));
+    add(&mut steps, &batch.letters_dropped, |list| callbacks::dropped(number, list));
     add(&mut steps, &batch.forgotten_messages, |list| forgotten_messages(number, list));
     steps
 }
@@ -208,12 +213,12 @@ pub(super) fn slot(slot: Slot) -> i32 {
     i32::from(slot.get())
 }
 
-fn column<'a, T, U>(list: &'a [T], value: impl Fn(&'a T) -> U) -> Vec<U> {
+pub(super) fn column<'a, T, U>(list: &'a [T], value: impl Fn(&'a T) -> U) -> Vec<U> {
     list.iter().map(value).collect()
 }
 
 /// A statement may replace a row once only: the last value counts, as if each were written by itself.
-fn last_of_each<T, K: Eq + Hash>(list: &[T], key: impl Fn(&T) -> K) -> Vec<&T> {
+pub(super) fn last_of_each<T, K: Eq + Hash>(list: &[T], key: impl Fn(&T) -> K) -> Vec<&T> {
     let mut seen = HashSet::with_capacity(list.len());
     let mut kept: Vec<&T> = list.iter().rev().filter(|row| seen.insert(key(row))).collect();
     kept.reverse();

@@ -7,6 +7,7 @@
 //! Connections are few: they stand for parallel commits, not for callers. pgbouncer in transaction mode
 //! is not supported (session settings, prepared statements, the hold).
 
+mod callbacks;
 mod commit;
 mod connections;
 mod hold;
@@ -27,8 +28,8 @@ use self::{
     tls::Security,
 };
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, Result,
-    RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
+    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
     address::{Address, Host, Invalid, Server},
 };
 
@@ -177,6 +178,10 @@ impl Store for PostgresStore {
 
     async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
         read::events(&self.reader, number, after, limit).await
+    }
+
+    async fn callbacks(&self, number: WaId, queue: Queue, page: &Page) -> Result<Vec<KeptCallback>> {
+        callbacks::page(&self.reader, number, queue, page).await
     }
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {

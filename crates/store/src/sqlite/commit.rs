@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use estafet_model::{IdKey, Seq, Slot};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
-use super::error;
+use super::{callbacks, error};
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::{self, storable},
@@ -51,6 +51,8 @@ async fn write(tx: &mut SqliteConnection, fence: &Fence, batch: &Batch) -> Db<Co
     events(tx, number, &batch.events).await?;
     events_done(tx, number, &batch.events_done).await?;
     dead_letters(tx, number, &batch.dead_letters).await?;
+    callbacks::requeued(tx, number, &batch.requeued).await?;
+    callbacks::dropped(tx, number, &batch.letters_dropped).await?;
     forgotten_messages(tx, number, &batch.forgotten_messages).await?;
     Ok(Committed { duplicate_messages })
 }
@@ -198,7 +200,7 @@ pub(super) fn positions(list: &[(Slot, Seq)]) -> String {
     json(list.iter().map(|(slot, seq)| (slot.get(), seq.get())))
 }
 
-fn event_positions(list: impl Iterator<Item = EventRef>) -> String {
+pub(super) fn event_positions(list: impl Iterator<Item = EventRef>) -> String {
     json(list.map(|e| (e.slot.get(), e.seq.get())))
 }
 

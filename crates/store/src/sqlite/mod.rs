@@ -6,6 +6,7 @@
 //!
 //! A second process on the same file is refused by [`hold`].
 
+mod callbacks;
 mod commit;
 mod hold;
 mod media;
@@ -29,8 +30,8 @@ use sqlx::{
 };
 
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, MessageRow, NumberRow, OwnerRow, Result,
-    RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
+    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -196,6 +197,10 @@ impl Store for SqliteStore {
 
     async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
         read::events(&self.reader, number, after, limit).await.map_err(error)
+    }
+
+    async fn callbacks(&self, number: WaId, queue: Queue, page: &Page) -> Result<Vec<KeptCallback>> {
+        callbacks::page(&self.reader, number, queue, page).await.map_err(error)
     }
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {

@@ -66,6 +66,8 @@ pub(crate) async fn a_repeated_batch_is_harmless(store: SharedStore) {
         events: vec![event((1, 10))],
         events_done: vec![event_at(1, 8)],
         dead_letters: vec![DeadLetter { event: event_at(1, 9), reason: "too old".to_owned(), at_ms: NOW }],
+        requeued: vec![],
+        letters_dropped: vec![],
         forgotten_messages: vec![(slot(3), seq(1))],
     };
     for _ in 0..3 {
@@ -135,6 +137,8 @@ pub(crate) async fn the_same_row_twice_in_a_batch_takes_the_last(store: SharedSt
         events: vec![event((1, 1)), event((1, 1)), event((1, 2))],
         events_done: vec![event_at(1, 1), event_at(1, 1)],
         dead_letters: vec![DeadLetter { event: event_at(1, 2), reason: "a".to_owned(), at_ms: NOW }; 2],
+        requeued: vec![],
+        letters_dropped: vec![event_at(1, 2), event_at(1, 2)],
         forgotten_messages: vec![(slot(1), seq(9)), (slot(1), seq(9))],
     };
     assert_eq!(store.commit(&fence, &batch).await.unwrap().duplicate_messages, [1]);

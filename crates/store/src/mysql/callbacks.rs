@@ -62,9 +62,6 @@ pub(super) async fn page(reader: &Connections, number: WaId, queue: Queue, page:
 }
 
 pub(super) async fn requeued(tx: &mut MySqlConnection, number: i64, list: &[Requeued]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let places = json(list.iter().map(|r| (r.letter.slot.get(), r.letter.seq.get(), r.seq.get(), r.at_ms)));
     let sql = concat!(
         "INSERT INTO callback_event (number, slot, seq, contact, kind, created_at, body)
@@ -79,9 +76,6 @@ pub(super) async fn requeued(tx: &mut MySqlConnection, number: i64, list: &[Requ
 }
 
 pub(super) async fn dropped(tx: &mut MySqlConnection, number: i64, list: &[EventRef]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let sql = concat!(
         "DELETE d FROM ",
         places!(),

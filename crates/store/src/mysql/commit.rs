@@ -1,4 +1,4 @@
-//! Fenced writes: one transaction for each batch, one statement for each list.
+//! Fenced writes: one transaction for each batch, one statement for each list (of up to [`ROWS`]).
 //!
 //! The texts never change: rows come as one JSON array, bytes and text as one blob (see [`crate::packed`]).
 //! `STRAIGHT_JOIN` reads the list first, so that each row is a look-up by key whatever the optimizer believes
@@ -46,6 +46,10 @@ pub(super) use {packed_rows, places, rows};
 
 // Before ON DUPLICATE KEY a list needs a WHERE, or the ON is taken for that of a join.
 
+/// Rows in one statement. Servers end a statement that takes too long (see `SESSION`), so a large batch must not
+/// become a long one, however slow the machine.
+const ROWS: usize = 1_000;
+
 /// No error has this code.
 const NO_ERROR: i32 = -1;
 /// No contact has this number.
@@ -85,25 +89,50 @@ async fn owns(tx: &mut MySqlConnection, fence: &Fence) -> Db<bool> {
 
 async fn write(tx: &mut MySqlConnection, fence: &Fence, batch: &Batch) -> Db<Committed> {
     let number = fence.number.as_i64();
-    let duplicate_messages = messages(tx, fence, &batch.messages).await?;
-    statuses(tx, number, &batch.statuses).await?;
-    outbox_cursors(tx, number, &batch.outbox_cursors).await?;
-    sessions(tx, number, &batch.sessions).await?;
-    inbound(tx, number, &batch.inbound).await?;
-    inbound_read(tx, number, &batch.inbound_read).await?;
-    events(tx, number, &batch.events).await?;
-    events_done(tx, number, &batch.events_done).await?;
-    dead_letters(tx, number, &batch.dead_letters).await?;
-    callbacks::requeued(tx, number, &batch.requeued).await?;
-    callbacks::dropped(tx, number, &batch.letters_dropped).await?;
-    forgotten_messages(tx, number, &batch.forgotten_messages).await?;
+    let mut duplicate_messages = Vec::new();
+    for (i, part) in batch.messages.chunks(ROWS).enumerate() {
+        duplicate_messages.extend(messages(tx, fence, part).await?.into_iter().map(|at| i * ROWS + at));
+    }
+    for part in batch.statuses.chunks(ROWS) {
+        statuses(tx, number, part).await?;
+    }
+    for part in batch.outbox_cursors.chunks(ROWS) {
+        outbox_cursors(tx, number, part).await?;
+    }
+    for part in batch.sessions.chunks(ROWS) {
+        sessions(tx, number, part).await?;
+    }
+    for part in batch.inbound.chunks(ROWS) {
+        inbound(tx, number, part).await?;
+    }
+    for part in batch.inbound_read.chunks(ROWS) {
+        inbound_read(tx, number, part).await?;
+    }
+    for part in batch.events.chunks(ROWS) {
+        events(tx, number, part).await?;
+    }
+    for part in batch.events_done.chunks(ROWS) {
+        events_done(tx, number, part).await?;
+    }
+    for part in batch.dead_letters.chunks(ROWS) {
+        dead_letters(tx, number, part).await?;
+    }
+    for part in batch.requeued.chunks(ROWS) {
+        callbacks::requeued(tx, number, part).await?;
+    }
+    for part in batch.letters_dropped.chunks(ROWS) {
+        callbacks::dropped(tx, number, part).await?;
+    }
+    for part in batch.forgotten_messages.chunks(ROWS) {
+        forgotten_messages(tx, number, part).await?;
+    }
     Ok(Committed { duplicate_messages })
 }
 
 /// There is no RETURNING on both servers, and ignoring what is there would also ignore a position taken by
 /// another message. So the list goes in whole, and only if that is refused it is looked up what is there.
 async fn messages(tx: &mut MySqlConnection, fence: &Fence, list: &[NewMessage]) -> Db<Vec<usize>> {
-    if list.is_empty() || is_taken(insert_messages(tx, fence, list).await)?.is_some() {
+    if is_taken(insert_messages(tx, fence, list).await)?.is_some() {
         return Ok(Vec::new());
     }
     let mut known = stored_keys(tx, list).await?;
@@ -156,9 +185,6 @@ async fn stored_keys(tx: &mut MySqlConnection, list: &[NewMessage]) -> Db<HashSe
 }
 
 async fn statuses(tx: &mut MySqlConnection, number: i64, list: &[StatusRow]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let code = |s: &StatusRow| s.error_code.map_or(NO_ERROR, i32::from);
     let rows = json(list.iter().map(|s| (s.slot.get(), s.seq.get(), s.statuses.bits(), code(s), s.changed_at_ms)));
     let sql = concat!(
@@ -174,9 +200,6 @@ async fn statuses(tx: &mut MySqlConnection, number: i64, list: &[StatusRow]) -> 
 }
 
 async fn outbox_cursors(tx: &mut MySqlConnection, number: i64, list: &[(Slot, Seq)]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let sql = concat!(
         "INSERT INTO outbox_cursor (number, slot, seq) SELECT ?, w.slot, w.seq FROM ",
         places!(),
@@ -186,9 +209,6 @@ async fn outbox_cursors(tx: &mut MySqlConnection, number: i64, list: &[(Slot, Se
 }
 
 async fn sessions(tx: &mut MySqlConnection, number: i64, list: &[SessionRow]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|s| {
         let (start, length) = packed.push(&s.state);
@@ -204,9 +224,6 @@ async fn sessions(tx: &mut MySqlConnection, number: i64, list: &[SessionRow]) ->
 }
 
 async fn inbound(tx: &mut MySqlConnection, number: i64, list: &[NewInbound]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|m| {
         let parts = [storable(&m.id).as_bytes(), storable(&m.profile_name).as_bytes(), &m.body].map(|part| packed.push(part));
@@ -228,9 +245,6 @@ async fn inbound(tx: &mut MySqlConnection, number: i64, list: &[NewInbound]) -> 
 }
 
 async fn inbound_read(tx: &mut MySqlConnection, number: i64, ids: &[String]) -> Db<()> {
-    if ids.is_empty() {
-        return Ok(());
-    }
     let mut packed = Packed::new();
     let rows = texts(&mut packed, ids);
     let sql = concat!(
@@ -243,9 +257,6 @@ async fn inbound_read(tx: &mut MySqlConnection, number: i64, ids: &[String]) -> 
 }
 
 async fn events(tx: &mut MySqlConnection, number: i64, list: &[NewEvent]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|e| {
         let parts = [e.kind.as_bytes(), &e.body].map(|part| packed.push(part));
@@ -266,9 +277,6 @@ async fn events(tx: &mut MySqlConnection, number: i64, list: &[NewEvent]) -> Db<
 }
 
 async fn events_done(tx: &mut MySqlConnection, number: i64, list: &[EventRef]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let sql = concat!(
         "DELETE e FROM ",
         places!(),
@@ -279,9 +287,6 @@ async fn events_done(tx: &mut MySqlConnection, number: i64, list: &[EventRef]) -
 }
 
 async fn dead_letters(tx: &mut MySqlConnection, number: i64, list: &[DeadLetter]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|d| {
         let (start, length) = packed.push(storable(&d.reason).as_bytes());
@@ -304,9 +309,6 @@ async fn dead_letters(tx: &mut MySqlConnection, number: i64, list: &[DeadLetter]
 }
 
 async fn forgotten_messages(tx: &mut MySqlConnection, number: i64, list: &[(Slot, Seq)]) -> Db<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
     for sql in [
         concat!(
             "DELETE m FROM ",

@@ -116,8 +116,7 @@ pub fn outdated<'a>(running: &'a [Fence], newer: &'a Fence) -> impl Iterator<Ite
 
 /// Whether two ownerships of a number share slots.
 pub(crate) fn overlap(one: &Fence, other: &Fence) -> bool {
-    let (one, other) = (one.slots(), other.slots());
-    one.start() <= other.end() && other.start() <= one.end()
+    one.count.overlap(one.shard, (other.count, other.shard))
 }
 
 fn key(fence: &Fence) -> Key {

@@ -43,8 +43,7 @@ impl Claim {
     }
 
     fn overlaps(&self, other: &Self) -> bool {
-        let (mine, theirs) = (self.count.slots_of(self.shard), other.count.slots_of(other.shard));
-        self.number == other.number && mine.start() <= theirs.end() && theirs.start() <= mine.end()
+        self.number == other.number && self.count.overlap(self.shard, (other.count, other.shard))
     }
 
     fn is_same_shard(&self, other: &Self) -> bool {

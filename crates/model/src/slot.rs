@@ -89,6 +89,12 @@ impl ShardCount {
         Slot(first)..=Slot(first + ((1 << self.shift()) - 1))
     }
 
+    /// Whether `shard` of this count and `other`, a shard of `count`, share slots: one of them is a part of the other.
+    pub fn overlap(self, shard: Shard, (count, other): (Self, Shard)) -> bool {
+        let (mine, theirs) = (self.slots_of(shard), count.slots_of(other));
+        mine.start() <= theirs.end() && theirs.start() <= mine.end()
+    }
+
     fn shift(self) -> u32 {
         SLOT_BITS - self.0.trailing_zeros()
     }
@@ -224,6 +230,18 @@ mod tests {
             }
         }
         assert!(ShardCount::new(3).is_none() && ShardCount::new(512).is_none() && ShardCount::new(0).is_none());
+    }
+
+    #[test]
+    fn shards_overlap_when_they_share_a_slot() {
+        let counts = [1, 2, 4, 8].map(|count| ShardCount::new(count).unwrap());
+        let all = || counts.iter().flat_map(|count| count.shards().map(move |shard| (*count, shard)));
+        for (count, shard) in all() {
+            for other in all() {
+                let shared = count.slots_of(shard).any(|slot| other.0.slots_of(other.1).contains(&slot));
+                assert_eq!(count.overlap(shard, other), shared, "{shard} of {count:?} and {other:?}");
+            }
+        }
     }
 
     #[test]

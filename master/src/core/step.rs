@@ -228,8 +228,7 @@ impl Core {
 }
 
 fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
-    let (mine, theirs) = (one.1.slots_of(one.2), other.1.slots_of(other.2));
-    one.0 == other.0 && mine.start() <= theirs.end() && theirs.start() <= mine.end()
+    one.0 == other.0 && one.1.overlap(one.2, (other.1, other.2))
 }
 
 impl Term {

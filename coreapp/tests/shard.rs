@@ -291,11 +291,10 @@ async fn an_owner_that_hands_off_raises_the_epoch_itself_and_sends_who_waits_to_
     let accepted = bench.accept("one").await;
     let sent = peer.envelopes(&mut Account::new()).await;
     assert_eq!(sent.len(), 1, "{accepted:?}");
+    // The network has not answered, so the shard waits; what is asked meanwhile is accepted, and left to the target.
     bench.node.hand_off(&bench.fence, target(0));
-    taken().await;
-    // The network has not answered, so the shard waits; what is asked meanwhile waits with it.
     let id_key = bench.ids.lock().unwrap().generate(1_800_000_000_000);
-    let held = bench.submit_with(id_key, "two");
+    let asked = bench.submit_with(id_key, "two");
     peer.take(&sent).await;
     let ended = bench.endings.recv().await.unwrap();
     let epoch = bench.fence.epoch.next();
@@ -304,13 +303,16 @@ async fn an_owner_that_hands_off_raises_the_epoch_itself_and_sends_who_waits_to_
         Some(Answer::NotOwner(answer)) => (answer.hint, answer.epoch),
         other => panic!("{other:?}"),
     };
-    assert_eq!(hinted(held.await.unwrap()), ("b:1".to_owned(), 2));
-    assert_eq!(hinted(bench.submit_with(id_key, "two").await.unwrap()), ("b:1".to_owned(), 2), "also later");
+    let asked = asked.await.unwrap();
+    assert!(matches!(asked.result, Some(Answer::Done(_))), "{asked:?}");
+    let later = bench.ids.lock().unwrap().generate(1_800_000_000_000);
+    assert_eq!(hinted(bench.submit_with(later, "three").await.unwrap()), ("b:1".to_owned(), 2));
     let rows = bench.store.owners().await.unwrap();
     assert_eq!((rows[0].epoch, rows[0].owner.as_str(), rows[0].boot), (epoch, "b", BootId([8; 16])));
     assert_eq!(bench.statuses(&sent[0]).await, Some(0b001), "the answer of the network was stored before");
     let stored = bench.store.outbox(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 10).await.unwrap();
-    assert!(stored.iter().all(|row| row.id_key != id_key), "what waited was not stored here");
+    assert!(stored.iter().any(|row| row.id_key == id_key), "what was accepted is there for the target");
+    assert!(stored.iter().all(|row| row.id_key != later), "what came too late is not");
 }
 
 #[tokio::test]

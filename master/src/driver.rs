@@ -16,6 +16,7 @@ use estafet_proto::v1::{self, master_order::Order};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{NumberRow, OwnerRow, SharedStore, Switch};
 use tokio::{
+    io::AsyncReadExt as _,
     net::TcpStream,
     sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, timeout},
@@ -334,16 +335,7 @@ impl Driver {
     fn redial(&self, node: NodeName, boot: BootId, address: String) {
         let handle = self.handle.clone();
         self.tasks.spawn("redial", async move {
-            let outcome = match timeout(GRACE, TcpStream::connect(&address)).await {
-                Ok(Ok(_)) => Redial::Connected,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Redial::Refused,
-                Ok(Err(_)) => {
-                    // Not refused, so nothing is certain before the grace is over.
-                    tokio::time::sleep(GRACE).await;
-                    Redial::TimedOut
-                }
-                Err(_) => Redial::TimedOut,
-            };
+            let outcome = dial(&address).await;
             tracing::info!(node, address, ?outcome, "dialled a coreapp whose stream ended");
             handle.happened(Event::Redialled { node, boot, outcome }).await;
         });
@@ -378,6 +370,28 @@ impl Driver {
             states: self.words.values().flat_map(|word| word.states.iter().copied()).collect(),
         }
     }
+}
+
+/// Whether somebody listens there. A process that is being torn down may lose its connections before its listener,
+/// so a connection says something only if it lasts for a moment.
+async fn dial(address: &str) -> Redial {
+    const DIALS: usize = 3;
+    for _ in 0..DIALS {
+        match timeout(GRACE, TcpStream::connect(address)).await {
+            Ok(Ok(mut stream)) => match timeout(GRACE, stream.read(&mut [0])).await {
+                Ok(Ok(0) | Err(_)) => {}
+                Ok(Ok(_)) | Err(_) => return Redial::Connected,
+            },
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Redial::Refused,
+            Ok(Err(_)) => {
+                // Not refused, so nothing is certain before the grace is over.
+                tokio::time::sleep(GRACE).await;
+                return Redial::TimedOut;
+            }
+            Err(_) => return Redial::TimedOut,
+        }
+    }
+    Redial::Connected
 }
 
 fn shapes(rows: Vec<NumberRow>) -> BTreeMap<WaId, Shape> {

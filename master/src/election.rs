@@ -28,8 +28,8 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Seconds a lease lives without renewal; a second more than a leader acts on it.
-const TTL: i64 = 3;
+/// Seconds a lease lives without renewal, the shortest that etcd grants; half a second more than a leader acts on it.
+const TTL: i64 = 2;
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_millis(500);
 /// How long one call may take.
@@ -200,13 +200,14 @@ impl Candidate {
     /// Returns when this process leads. Dropping the future gives the candidacy up.
     pub async fn win(&mut self, candidacy: Candidacy) -> Result<Leadership, Error> {
         let Candidacy { key, mut lease } = candidacy;
+        let mut watched = Watched::default();
         loop {
             if lease.is_lost() {
                 return Err(Error::Lost);
             }
             match self.predecessor(&key).await {
                 Ok(Ahead::Nobody { term }) => return Ok(Leadership { client: self.client.clone(), key, term, lease }),
-                Ok(Ahead::Somebody(predecessor)) => self.wait_for_end(&predecessor, &mut lease).await,
+                Ok(Ahead::Somebody(predecessor)) => self.wait_for_end(&predecessor, &mut watched, &mut lease).await,
                 Err(Error::Lost) => return Err(Error::Lost),
                 Err(error) => {
                     tracing::debug!(%error, "candidates cannot be listed");
@@ -228,7 +229,7 @@ impl Candidate {
     }
 
     /// Returns when the predecessor's key may be gone, or after a while.
-    async fn wait_for_end(&mut self, predecessor: &KeyValue, lease: &mut Lease) {
+    async fn wait_for_end(&mut self, predecessor: &KeyValue, watched: &mut Watched, lease: &mut Lease) {
         let address = String::from_utf8_lossy(predecessor.value()).into_owned();
         let mut client = self.client.clone();
         let deleted = async {
@@ -244,7 +245,7 @@ impl Candidate {
         };
         tokio::select! {
             _ = timeout(TRUST, deleted) => {}
-            () = process_gone(&address) => {
+            () = process_gone(&address, watched.seen(predecessor)) => {
                 tracing::warn!(address, "the process of the leader is gone, ending its lease");
                 if let Err(error) = within("revoke", client.lease_revoke(predecessor.lease())).await {
                     tracing::warn!(%error, "the lease of the leader could not be revoked");
@@ -261,18 +262,34 @@ enum Ahead {
     Somebody(KeyValue),
 }
 
+/// What is known of a predecessor's process for as long as it is the predecessor, whether etcd answers or not.
+#[derive(Default)]
+struct Watched {
+    lease: i64,
+    seen: bool,
+}
+
+impl Watched {
+    /// Whether the process of `predecessor` was ever seen listening.
+    fn seen(&mut self, predecessor: &KeyValue) -> &mut bool {
+        if self.lease != predecessor.lease() {
+            *self = Self { lease: predecessor.lease(), seen: false };
+        }
+        &mut self.seen
+    }
+}
+
 /// Returns when a process that was seen listening does not any more. An address that never answered says
 /// nothing: it may be wrong.
-async fn process_gone(address: &str) {
-    let mut seen = false;
+async fn process_gone(address: &str, seen: &mut bool) {
     loop {
         match timeout(DEADLINE, TcpStream::connect(address)).await {
             Ok(Ok(mut stream)) => {
-                seen = true;
+                *seen = true;
                 let mut ignored = [0; 256];
                 while stream.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
             }
-            Ok(Err(error)) if seen && error.kind() == io::ErrorKind::ConnectionRefused => return,
+            Ok(Err(error)) if *seen && error.kind() == io::ErrorKind::ConnectionRefused => return,
             Ok(Err(_)) | Err(_) => sleep(PAUSE).await,
         }
     }

@@ -1,8 +1,9 @@
 //! Both sides of a planned move (reliability.md §6.10): when an owner may raise the epoch, and what a target is
 //! ready for.
 //!
-//! The owner finishes what runs, waits a little for answers of the network and of callback receivers, and then
-//! raises the epoch for the target. What was not answered by then is in the database, and is sent again under the
+//! The owner sends and posts nothing more and waits a little for answers of the network and of callback receivers,
+//! accepting all the while. Then it takes no more requests, finishes what is being written, and raises the epoch for
+//! the target. What was not answered by then is in the database, and is sent again under the
 //! same id. When it takes too long the owner keeps the shard. A target is ready for a few shards, for a short
 //! time: being ready costs a connection, and the owner's word may never come.
 
@@ -15,7 +16,7 @@ use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
 
 /// How long a handoff may take, from the order on.
 pub const BUDGET: Duration = Duration::from_secs(2);
-/// How long answers are waited for when nothing else runs.
+/// How long answers are waited for, from the order on.
 const ANSWERS: Duration = Duration::from_millis(50);
 /// How long a node stays ready for a shard.
 pub const WARM_FOR: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ pub struct UnderWay {
 pub enum Next {
     /// Wait, at most until then.
     Wait(Instant),
+    /// Take no more requests.
+    Close,
     /// Raise the epoch for the target.
     Raise,
     /// Keep the shard.
@@ -59,14 +62,14 @@ pub enum Next {
 #[derive(Clone, Copy, Debug)]
 pub struct Handoff {
     began: Instant,
-    /// When nothing was left to be written for the first time.
-    written_at: Option<Instant>,
+    /// No requests are taken any more.
+    closed: bool,
 }
 
 impl Handoff {
     /// The order came.
     pub fn begin(now: Instant) -> Self {
-        Self { began: now, written_at: None }
+        Self { began: now, closed: false }
     }
 
     /// Decides, each time something changed or the time given last has come.
@@ -74,11 +77,14 @@ impl Handoff {
         if now >= self.give_up_at() {
             return Next::GiveUp;
         }
-        if under_way.writes {
-            return Next::Wait(self.give_up_at());
+        let patient_until = self.began + ANSWERS;
+        if !self.closed && under_way.unanswered > 0 && now < patient_until {
+            return Next::Wait(patient_until);
         }
-        let patient_until = *self.written_at.get_or_insert(now) + ANSWERS;
-        if under_way.unanswered > 0 && now < patient_until { Next::Wait(patient_until) } else { Next::Raise }
+        if !std::mem::replace(&mut self.closed, true) {
+            return Next::Close;
+        }
+        if under_way.writes { Next::Wait(self.give_up_at()) } else { Next::Raise }
     }
 
     /// When the owner gives up.
@@ -158,22 +164,24 @@ mod tests {
     }
 
     #[test]
-    fn the_epoch_is_raised_when_all_is_written_and_answered_or_fifty_milliseconds_after_the_writing() {
+    fn requests_are_taken_until_all_is_answered_or_for_fifty_milliseconds_and_the_epoch_is_raised_when_all_is_written() {
         let start = tokio::time::Instant::now().into_std();
-        assert_eq!(Handoff::begin(start).next(start, IDLE), Next::Raise);
-        let mut handoff = Handoff::begin(start);
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(handoff.next(at(0), BUSY), Next::Wait(at(2000)));
-        assert_eq!(handoff.next(at(10), ASKING), Next::Wait(at(60)));
-        assert_eq!(handoff.next(at(30), BUSY), Next::Wait(at(2000)), "an answer is being written");
-        assert_eq!(handoff.next(at(59), ASKING), Next::Wait(at(60)), "the patience is not renewed");
-        assert_eq!(handoff.next(at(60), ASKING), Next::Raise);
+        let mut idle = Handoff::begin(start);
+        assert_eq!([idle.next(at(0), IDLE), idle.next(at(0), IDLE)], [Next::Close, Next::Raise]);
+        let mut handoff = Handoff::begin(start);
+        assert_eq!(handoff.next(at(0), BUSY), Next::Wait(at(50)));
+        assert_eq!(handoff.next(at(49), ASKING), Next::Wait(at(50)));
+        assert_eq!(handoff.next(at(50), BUSY), Next::Close);
+        assert_eq!(handoff.next(at(51), BUSY), Next::Wait(at(2000)), "what was accepted is being written");
+        assert_eq!(handoff.next(at(60), ASKING), Next::Raise, "who has not answered by then is asked again");
     }
 
     #[test]
     fn a_handoff_that_takes_two_seconds_is_given_up() {
         let start = tokio::time::Instant::now().into_std();
         let mut handoff = Handoff::begin(start);
+        assert_eq!(handoff.next(start + ANSWERS, BUSY), Next::Close);
         assert_eq!(handoff.next(start + BUDGET - Duration::from_millis(1), BUSY), Next::Wait(start + BUDGET));
         assert_eq!(handoff.next(start + BUDGET, BUSY), Next::GiveUp);
         assert_eq!(handoff.next(start + BUDGET, IDLE), Next::GiveUp);

@@ -1,11 +1,11 @@
 //! The life of a shard on this node.
 //!
-//!     (warm) --epoch--> Acquiring --loaded--> Active --drain--> Draining --empty--> Released
-//!                           \                  ^  \_hand off_> HandingOff --raised--^  ^
-//!                            \                 \____given up_____/                     /
-//!                             \_________________ a newer epoch was seen ______________/
+//!     (warm) --epoch--> Acquiring --loaded--> Active --drain--------------------> Draining --empty--> Released
+//!                           \                  ^  \_hand off_> Quieting -> HandingOff --raised--------^  ^
+//!                            \                 \___given up_______/____________/                        /
+//!                             \_________________ a newer epoch was seen _______________________________/
 //!
-//! Only `Active` accepts; `HandingOff` holds what is asked until it is known who answers it. `Released` is final
+//! `Active` and `Quieting` accept; `HandingOff` holds what is asked until it is known who answers it. `Released` is final
 //! for an epoch: the node writes and sends nothing more under it (**I2**). What is warm has no epoch yet
 //! ([`super::handoff::Standbys`]).
 
@@ -20,7 +20,9 @@ pub enum Life {
     Active,
     /// What runs is finished, nothing new is taken.
     Draining,
-    /// What runs is finished, what is asked waits; then the epoch is raised for another node.
+    /// Accepting; nothing new is sent or posted, answers to what was are waited for.
+    Quieting,
+    /// What is being written is finished, what is asked waits; then the epoch is raised for another node.
     HandingOff,
     /// Over.
     Released(Reason),
@@ -57,7 +59,7 @@ impl Life {
 
     /// Asked to let go in an orderly way.
     pub fn drain(&mut self) {
-        if matches!(self, Self::Acquiring | Self::Active | Self::HandingOff) {
+        if matches!(self, Self::Acquiring | Self::Active | Self::Quieting | Self::HandingOff) {
             *self = Self::Draining;
         }
     }
@@ -66,14 +68,26 @@ impl Life {
     pub fn hand_off(&mut self) -> bool {
         let begins = *self == Self::Active;
         if begins {
-            *self = Self::HandingOff;
+            *self = Self::Quieting;
         }
         begins
     }
 
+    /// Quiet enough to be handed off.
+    pub fn quiet(&mut self) {
+        if *self == Self::Quieting {
+            *self = Self::HandingOff;
+        }
+    }
+
+    /// Whether the shard is being handed to another node.
+    pub fn is_handing_off(self) -> bool {
+        matches!(self, Self::Quieting | Self::HandingOff)
+    }
+
     /// The other node did not get it.
     pub fn keep(&mut self) {
-        if *self == Self::HandingOff {
+        if self.is_handing_off() {
             *self = Self::Active;
         }
     }
@@ -94,6 +108,11 @@ impl Life {
 
     /// Whether new requests are taken.
     pub fn accepts(self) -> bool {
+        matches!(self, Self::Active | Self::Quieting)
+    }
+
+    /// Whether anything new is sent or posted.
+    pub fn delivers(self) -> bool {
         self == Self::Active
     }
 
@@ -115,9 +134,14 @@ mod tests {
         let mut life = Life::Acquiring;
         assert!(!life.hand_off(), "nothing is loaded yet");
         life.loaded();
-        assert!(life.hand_off() && !life.hand_off() && !life.accepts());
+        assert!(life.hand_off() && !life.hand_off() && life.accepts() && !life.delivers());
+        life.keep();
+        assert!(life.delivers() && life.hand_off());
+        life.quiet();
+        assert!(life.is_handing_off() && !life.accepts());
         life.keep();
         assert!(life.accepts() && life.hand_off());
+        life.quiet();
         life.superseded(Reason::HandedOff { epoch: Epoch::new(2) });
         life.keep();
         assert_eq!(life.released(), Some(Reason::HandedOff { epoch: Epoch::new(2) }));

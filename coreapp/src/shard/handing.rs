@@ -16,7 +16,7 @@ use super::{Order, Shard};
 use crate::{
     core::{
         handoff::{Handoff, Next, Target, UnderWay},
-        life::{Life, Reason},
+        life::Reason,
     },
     request::{not_owner, owned_by},
 };
@@ -57,7 +57,7 @@ impl Shard {
 
     /// When a handoff goes on though nothing happens.
     pub(super) fn handing_due(&self) -> Option<Instant> {
-        self.handing.as_ref().filter(|_| self.life == Life::HandingOff).map(|handing| handing.wake)
+        self.handing.as_ref().filter(|_| self.life.is_handing_off()).map(|handing| handing.wake)
     }
 
     /// To whom the shard was handed, and in which epoch.
@@ -74,10 +74,14 @@ impl Shard {
             writes: self.committing.is_some() || !self.pending.is_empty(),
             unanswered: self.outbox.in_flight() + self.lanes.posting(),
         };
-        let is_handing = self.life == Life::HandingOff;
+        let is_handing = self.life.is_handing_off();
         let Some(handing) = self.handing.as_mut().filter(|handing| is_handing && !handing.raising) else { return };
         match handing.handoff.next(self.now, under_way) {
             Next::Wait(until) => handing.wake = until,
+            Next::Close => {
+                self.life.quiet();
+                self.advance_handoff();
+            }
             Next::GiveUp => self.raised(Raised::Kept),
             Next::Raise => {
                 let deadline = handing.handoff.give_up_at();

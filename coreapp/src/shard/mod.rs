@@ -203,11 +203,13 @@ impl Shard {
 
     /// Starts everything that can be started.
     pub fn advance(&mut self) {
-        if self.life.accepts() {
+        if self.life.delivers() {
             self.prepare_sending();
-            self.decide_arrived();
             self.open_posts();
             self.load();
+        }
+        if self.life.accepts() {
+            self.decide_arrived();
         }
         self.start_commit();
         self.advance_handoff();

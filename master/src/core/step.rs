@@ -22,8 +22,8 @@ use super::{
     state::{Leadership, Tenure, Term},
 };
 
-/// How long after sending the last successful renewal a leader still acts; the lease is a second longer.
-pub const STEP_DOWN: Duration = Duration::from_secs(2);
+/// How long after sending the last successful renewal a leader still acts; the lease is half a second longer.
+pub const STEP_DOWN: Duration = Duration::from_millis(1500);
 /// A master that just started waits so long for the owners in the database to report.
 pub const OBSERVATION: Duration = Duration::from_secs(1);
 /// How long a node may take to report a shard it was told to start.

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// How long a lease lives without renewal.
-const TTL: Time = 3 * SECOND;
+const TTL: Time = 2 * SECOND;
 
 #[derive(Default)]
 pub(crate) struct Etcd {

@@ -21,7 +21,7 @@ const TICK: Time = 50 * MS;
 const RENEW: Time = 500 * MS;
 const DEADLINE: Time = 300 * MS;
 /// How long a candidate believes in a lease.
-const TTL: Time = 3 * SECOND;
+const TTL: Time = 2 * SECOND;
 /// How long the database may take.
 const DATABASE: Time = 2 * SECOND;
 /// How long a broken stream may take to come back.

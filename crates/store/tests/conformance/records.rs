@@ -217,7 +217,8 @@ pub(crate) async fn forgotten_messages_are_gone(store: SharedStore) {
 
 pub(crate) async fn a_large_batch_is_written_whole(store: SharedStore) {
     let fence = owner(&*store).await;
-    let count = 20_000;
+    // Three lists of twice what a shard writes at once; back ends give up transactions that take longer than seconds.
+    let count = 4_096;
     let list = (0..count).map(|i| message((i % 1024, i64::from(i) + 1), u64::from(i)));
     let batch = Batch {
         statuses: (0..count).map(|i| status((i % 1024, i64::from(i) + 1), 1, None)).collect(),
@@ -233,7 +234,7 @@ pub(crate) async fn a_large_batch_is_written_whole(store: SharedStore) {
     }
     assert_eq!(store.backlog(number(), fence.slots()).await.unwrap(), (u64::from(count), 0));
     let all: Vec<_> = (0..1024).map(|s| (slot(s), seq(0))).collect();
-    assert_eq!(store.events(number(), &all, 5).await.unwrap().len(), 5 * 1024);
+    assert_eq!(store.events(number(), &all, 3).await.unwrap().len(), 3 * 1024);
 }
 
 pub(crate) async fn numbers_do_not_see_each_other(store: SharedStore) {

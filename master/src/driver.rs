@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use estafet_etcd::{Node, follow::Copied};
 use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId};
 use estafet_proto::v1::{self, master_order::Order};
 use estafet_runtime::{Clock, Tasks};
@@ -23,11 +24,15 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::core::{
-    Core, Effect, Event, MapEntry, Record, Redial,
-    membership::{GRACE, Health},
-    placement::{NodeName, ShardKey},
-    resharding::Shape,
+use crate::{
+    assignments::Wanted,
+    core::{
+        Core, Effect, Event, MapEntry, Record, Redial,
+        membership::{GRACE, Health},
+        placement::{NodeName, ShardKey},
+        resharding::Shape,
+    },
+    standing::{Behind, Office},
 };
 
 /// Inputs that wait: reports of a large cluster within a tick, and room for answers of the database.
@@ -65,6 +70,17 @@ pub(crate) enum Input {
         boot: BootId,
         word: Word,
     },
+    /// What is registered in etcd.
+    Registered(Arc<Copied>),
+    /// The database knows the term, which is newer than all before.
+    TermKnown {
+        term: i64,
+    },
+    /// The database knows a term that is as new or newer: it will refuse this one.
+    TermBehind {
+        term: i64,
+        stored: i64,
+    },
     Asked(oneshot::Sender<v1::ClusterStatus>),
 }
 
@@ -81,6 +97,9 @@ pub(crate) struct Word {
 pub(crate) struct Handle {
     inputs: mpsc::Sender<Input>,
     map: watch::Receiver<Arc<Vec<MapEntry>>>,
+    wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    behind: watch::Receiver<Option<Behind>>,
+    resign: Arc<Notify>,
     started: Instant,
 }
 
@@ -105,6 +124,36 @@ impl Handle {
     }
 }
 
+impl Office for Handle {
+    async fn elected(&self, term: i64, renewed: Instant) {
+        self.happened(Event::Elected { term, renewed: self.moment(renewed) }).await;
+    }
+
+    async fn renewed(&self, sent: Instant) {
+        self.happened(Event::Renewed { sent: self.moment(sent) }).await;
+    }
+
+    async fn deposed(&self) {
+        self.happened(Event::Deposed).await;
+    }
+
+    async fn registered(&self, nodes: Arc<Copied>) {
+        self.tell(Input::Registered(nodes)).await;
+    }
+
+    fn wanted(&self) -> watch::Receiver<Option<Arc<Wanted>>> {
+        self.wanted.clone()
+    }
+
+    fn behind(&self) -> watch::Receiver<Option<Behind>> {
+        self.behind.clone()
+    }
+
+    fn resign(&self) -> &Notify {
+        &self.resign
+    }
+}
+
 pub(crate) struct Driver {
     core: Core,
     store: SharedStore,
@@ -114,22 +163,34 @@ pub(crate) struct Driver {
     inputs: mpsc::Receiver<Input>,
     links: HashMap<NodeName, (BootId, Orders)>,
     words: HashMap<NodeName, Word>,
+    /// Who is registered in etcd.
+    registered: BTreeMap<String, Node>,
     map: watch::Sender<Arc<Vec<MapEntry>>>,
+    wanted: watch::Sender<Option<Arc<Wanted>>>,
+    /// Which picture of the owners that was made from.
+    pictured: Option<(i64, u64)>,
+    /// The term of ours that the database knows.
+    known_term: Option<i64>,
+    behind: watch::Sender<Option<Behind>>,
     resign: Arc<Notify>,
 }
 
 impl Driver {
-    /// A driver for these numbers. `resign` is told when the leadership is to be given back.
-    pub(crate) fn new(
-        numbers: BTreeMap<WaId, ShardCount>,
-        store: SharedStore,
-        clock: Clock,
-        tasks: Tasks,
-        resign: Arc<Notify>,
-    ) -> (Self, Handle) {
+    /// A driver for these numbers.
+    pub(crate) fn new(numbers: BTreeMap<WaId, ShardCount>, store: SharedStore, clock: Clock, tasks: Tasks) -> (Self, Handle) {
         let (sender, inputs) = mpsc::channel(INPUTS);
         let (map, receiver) = watch::channel(Arc::default());
-        let handle = Handle { inputs: sender, map: receiver, started: Instant::now() };
+        let (wanted, of_leader) = watch::channel(None);
+        let (behind, refused) = watch::channel(None);
+        let resign = Arc::new(Notify::new());
+        let handle = Handle {
+            inputs: sender,
+            map: receiver,
+            wanted: of_leader,
+            behind: refused,
+            resign: resign.clone(),
+            started: Instant::now(),
+        };
         let driver = Self {
             core: Core::new(numbers),
             store,
@@ -139,7 +200,12 @@ impl Driver {
             inputs,
             links: HashMap::new(),
             words: HashMap::new(),
+            registered: BTreeMap::new(),
             map,
+            wanted,
+            pictured: None,
+            known_term: None,
+            behind,
             resign,
         };
         (driver, handle)
@@ -158,7 +224,7 @@ impl Driver {
                 biased;
                 () = shutdown.cancelled() => return,
                 Some(input) = self.inputs.recv() => self.take(input),
-                _ = tick.tick() => self.step(Event::Ticked),
+                _ = tick.tick() => self.tick(),
                 _ = look.tick() => self.read_numbers(),
             }
         }
@@ -185,8 +251,37 @@ impl Driver {
                     self.words.insert(node, word);
                 }
             }
+            Input::Registered(copied) => self.registered(&copied),
+            Input::TermKnown { term } => self.known_term = Some(term),
+            Input::TermBehind { term, stored } => self.fall_behind(Behind { term, stored }),
             // Whoever asked may have left.
             Input::Asked(answer) => drop(answer.send(self.status())),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.step(Event::Ticked);
+        // Changes between two ticks are told together.
+        let picture = self.core.picture();
+        if self.pictured != picture {
+            self.pictured = picture;
+            self.wanted.send_replace(Wanted::of(&self.core).map(Arc::new));
+        }
+    }
+
+    fn registered(&mut self, copied: &Copied) {
+        let nodes = copied.iter().filter_map(|(id, value)| Some((id.clone(), Node::from_json(value)?)));
+        self.registered = nodes.collect();
+        let coreapps = self.registered.iter().filter(|(_, node)| node.role == "coreapp");
+        let boots = coreapps.filter_map(|(id, node)| Some((id.clone(), BootId::from_hex(&node.boot)?)));
+        self.step(Event::Registered(boots.collect()));
+    }
+
+    /// Nothing can be assigned in this term; the election finds a higher one.
+    fn fall_behind(&mut self, behind: Behind) {
+        if self.core.term() == Some(behind.term) {
+            self.step(Event::Deposed);
+            self.behind.send_replace(Some(behind));
         }
     }
 
@@ -252,12 +347,20 @@ impl Driver {
         }
     }
 
+    /// Makes the term known first: what is read is then final for everybody before.
     fn read_owners(&self, term: i64) {
-        let (store, handle) = (self.store.clone(), self.handle.clone());
+        let (store, handle, is_known) = (self.store.clone(), self.handle.clone(), self.known_term == Some(term));
         self.tasks.spawn("owners", async move {
-            let reading = async { Ok::<_, estafet_store::Error>((store.numbers().await?, store.owners().await?)) };
+            let reading = async {
+                let before = store.raise_term(term).await?;
+                Ok::<_, estafet_store::Error>((before, store.numbers().await?, store.owners().await?))
+            };
             match timeout(DATABASE, reading).await {
-                Ok(Ok((numbers, rows))) => {
+                Ok(Ok((stored, ..))) if stored > term || (stored == term && !is_known) => {
+                    handle.tell(Input::TermBehind { term, stored }).await;
+                }
+                Ok(Ok((_, numbers, rows))) => {
+                    handle.tell(Input::TermKnown { term }).await;
                     handle.happened(Event::NumbersRead { term, numbers: shapes(numbers) }).await;
                     handle.happened(Event::OwnersRead { term, records: rows.into_iter().map(record).collect() }).await;
                 }
@@ -368,6 +471,7 @@ impl Driver {
             nodes: nodes.collect(),
             shards: self.core.map().map(wire_entry).collect(),
             states: self.words.values().flat_map(|word| word.states.iter().copied()).collect(),
+            registered: self.registered.iter().map(|(id, node)| registered(id, node)).collect(),
         }
     }
 }
@@ -392,6 +496,11 @@ async fn dial(address: &str) -> Redial {
         }
     }
     Redial::Connected
+}
+
+fn registered(id: &str, node: &Node) -> v1::RegisteredNode {
+    let Node { role, address, boot, version } = node.clone();
+    v1::RegisteredNode { id: id.to_owned(), role, address, boot, version }
 }
 
 fn shapes(rows: Vec<NumberRow>) -> BTreeMap<WaId, Shape> {

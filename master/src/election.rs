@@ -1,136 +1,42 @@
 //! Who leads: the oldest key below a prefix of etcd, each key under its process's lease.
 //!
-//! Transaction, lease and watch, not `campaign`: the create revision of the winning key is the **term**, and
-//! every later write of a leader is conditional on it. The lease is kept by a loop of its own with a deadline
-//! for each call, because a stream to a dead member never ends by itself; a watch is given up every second and
-//! the keys are listed again for the same reason.
+//! Transaction, lease and watch, not `campaign`: the create revision of the winning key, and what was added to it
+//! when etcd had lost its data, is the **term**; every later write of a leader is conditional on its key. A watch is
+//! given up every second and the keys are listed again, because a stream to a dead member never ends by itself.
 //!
 //! A standby waits on its predecessor only. When the predecessor's process is gone (the connection to it broke
 //! and the next is refused), the standby revokes its lease instead of waiting for the end of it. When our own
 //! process dies, the same happens to us. A lease proves nothing about shards; the epoch does (**I2**).
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, sync::Arc};
 
-use estafet_runtime::{Backoff, Tasks};
+use estafet_etcd::{Lease, Members, Network, Node, Session, Timing, registration::node_put};
+use estafet_runtime::Tasks;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KeyValue, PutOptions, SortOrder, SortTarget,
-    TlsOptions, Txn, TxnOp,
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use tokio::{
     io::AsyncReadExt as _,
-    net::TcpStream,
     sync::watch,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Seconds a lease lives without renewal, the shortest that etcd grants; half a second more than a leader acts on it.
-const TTL: i64 = 2;
-/// How often the lease is renewed.
-const RENEW: Duration = Duration::from_millis(500);
-/// How long one call may take.
-const DEADLINE: Duration = Duration::from_millis(300);
-/// How long connecting and logging in may take.
-const LOGIN: Duration = Duration::from_secs(2);
-/// How long a watch is trusted before the keys are listed again.
-const TRUST: Duration = Duration::from_secs(1);
-/// Pause after a call that failed.
-const PAUSE: Duration = Duration::from_millis(50);
+pub use estafet_etcd::{Access, Error};
 
-/// How etcd is told who asks. Files are read for every new client.
-#[derive(Clone, Default)]
-pub struct Access {
-    /// Certificates of the authorities that members with `https://` addresses are from (PEM).
-    pub ca: Option<PathBuf>,
-    /// Certificate shown to them, and its key (PEM).
-    pub cert: Option<(PathBuf, PathBuf)>,
-    /// User and password, when etcd has authentication on.
-    pub user: Option<(String, String)>,
-}
-
-impl fmt::Debug for Access {
-    /// Leaves the password out (I10).
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user.as_ref().map(|(name, _)| name);
-        f.debug_struct("Access").field("ca", &self.ca).field("cert", &self.cert).field("user", &user).finish()
-    }
-}
-
-impl Access {
-    /// A token that ended is renewed by the client, and the call repeated.
-    async fn options(&self) -> Result<ConnectOptions, Error> {
-        let mut options =
-            ConnectOptions::new().with_connect_timeout(DEADLINE).with_keep_alive(RENEW, RENEW).with_auto_token_refresh(true);
-        if let Some((name, password)) = &self.user {
-            options = options.with_user(name, password);
-        }
-        if let Some(ca) = &self.ca {
-            let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(pem(ca).await?));
-            if let Some((cert, key)) = &self.cert {
-                tls = tls.identity(Identity::from_pem(pem(cert).await?, pem(key).await?));
-            }
-            options = options.with_tls(tls);
-        }
-        Ok(options)
-    }
-}
-
-async fn pem(path: &Path) -> Result<Vec<u8>, Error> {
-    tokio::fs::read(path).await.map_err(|source| Error::File { path: path.to_owned(), source })
-}
-
-/// Why a campaign or a write failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// etcd refused or is out of reach.
-    #[error("etcd: {what}")]
-    Etcd {
-        /// What was tried.
-        what: &'static str,
-        /// Cause.
-        source: Box<etcd_client::Error>,
-    },
-    /// etcd did not answer in time.
-    #[error("etcd did not answer in time: {0}")]
-    Late(&'static str),
-    /// A file of the access to etcd cannot be read.
-    #[error("{} cannot be read", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: io::Error,
-    },
-    /// The lease or the key is gone: the term is over.
-    #[error("the lease is lost")]
-    Lost,
-}
-
-impl Error {
-    /// Whether another try may succeed within the same term.
-    pub fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Lost)
-    }
+/// Who stands for election, and where.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Prefix of the cluster's keys.
+    pub prefix: String,
+    /// What the process registers as; its address is where standbys look whether it lives, and its name.
+    pub node: Node,
 }
 
 /// One who wants to lead.
 pub struct Candidate {
-    client: Client,
-    prefix: String,
-    address: String,
-    tasks: Tasks,
-}
-
-/// A lease that is kept until this is dropped; then it is revoked, and whatever was under it ends.
-struct Lease {
-    id: i64,
-    /// When the last successful renewal was sent; `None`: lost.
-    renewed: watch::Receiver<Option<Instant>>,
-    _end: DropGuard,
+    network: Arc<dyn Network>,
+    session: Session,
+    identity: Identity,
 }
 
 /// A place in the queue of those who want to lead; dropping it gives the place up.
@@ -141,18 +47,19 @@ pub struct Candidacy {
 
 /// The leadership of one term; dropping it resigns.
 pub struct Leadership {
-    client: Client,
-    key: String,
-    term: i64,
+    guard: Guard,
+    /// What is added to the create revision.
+    offset: i64,
+    offset_key: String,
     lease: Lease,
 }
 
-async fn within<T>(what: &'static str, call: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, Error> {
-    match timeout(DEADLINE, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(Error::Etcd { what, source: Box::new(source) }),
-        Err(_) => Err(Error::Late(what)),
-    }
+/// Writes that take effect only while the leader's key is there.
+#[derive(Clone)]
+pub struct Guard {
+    session: Session,
+    key: String,
+    created: i64,
 }
 
 impl Candidate {
@@ -169,11 +76,19 @@ impl Candidate {
         address: &str,
         tasks: Tasks,
     ) -> Result<Self, Error> {
-        let connecting = Client::connect(endpoints, Some(access.options().await?));
-        // With a user this logs in, and passwords are slow to check on purpose.
-        let connected = timeout(LOGIN, connecting).await.map_err(|_| Error::Late("connect"))?;
-        let client = connected.map_err(|source| Error::Etcd { what: "connect", source: Box::new(source) })?;
-        Ok(Self { client, prefix: format!("{prefix}/leader/"), address: address.to_owned(), tasks })
+        let network = Arc::new(Members { endpoints: endpoints.to_vec(), access: access.clone() });
+        let node = Node::new("master", address, estafet_runtime::boot_id());
+        let session = Session::open(&*network, Timing::default(), &tasks).await?;
+        Ok(Self::new(network, session, Identity { prefix: prefix.to_owned(), node }))
+    }
+
+    /// A candidate that has a client of etcd already, and dials others over `network`.
+    pub fn new(network: Arc<dyn Network>, session: Session, identity: Identity) -> Self {
+        Self { network, session, identity }
+    }
+
+    fn queue(&self) -> String {
+        format!("{}/leader/", self.identity.prefix)
     }
 
     /// Returns when this process leads. Dropping the future gives the candidacy up.
@@ -182,18 +97,16 @@ impl Candidate {
         self.win(candidacy).await
     }
 
-    /// Joins the queue of those who want to lead.
+    /// Joins the queue of those who want to lead, and registers under the same lease.
     pub async fn stand(&mut self) -> Result<Candidacy, Error> {
-        let sent = Instant::now();
-        let id = within("grant a lease", self.client.lease_grant(TTL, None)).await?.id();
-        let lease = Lease::keep(self.client.clone(), id, sent, &self.tasks);
-        let key = format!("{}{id:016x}", self.prefix);
-        let create = Txn::new().when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)]).and_then([TxnOp::put(
-            key.as_str(),
-            self.address.as_str(),
-            Some(PutOptions::new().with_lease(id)),
-        )]);
-        within("create the key", self.client.txn(create)).await?;
+        let lease = self.session.grant().await?;
+        let key = format!("{}{:016x}", self.queue(), lease.id());
+        let Identity { prefix, node } = &self.identity;
+        let create = Txn::new().when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)]).and_then([
+            TxnOp::put(key.as_str(), node.address.as_str(), Some(PutOptions::new().with_lease(lease.id()))),
+            node_put(prefix, &node.address, node, lease.id()),
+        ]);
+        self.session.txn("create the key", create).await?;
         Ok(Candidacy { key, lease })
     }
 
@@ -205,61 +118,97 @@ impl Candidate {
             if lease.is_lost() {
                 return Err(Error::Lost);
             }
-            match self.predecessor(&key).await {
-                Ok(Ahead::Nobody { term }) => return Ok(Leadership { client: self.client.clone(), key, term, lease }),
-                Ok(Ahead::Somebody(predecessor)) => self.wait_for_end(&predecessor, &mut watched, &mut lease).await,
+            let seen = match self.ahead(&key).await {
+                Ok(Ahead::Nobody { created }) => self.take_office(&key, created).await.map(Some),
+                Ok(Ahead::Somebody { predecessor, revision }) => {
+                    self.wait_for_end(&predecessor, revision, &mut watched, &mut lease).await;
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            };
+            match seen {
+                Ok(Some((guard, offset))) => {
+                    let offset_key = self.offset_key();
+                    return Ok(Leadership { guard, offset, offset_key, lease });
+                }
+                Ok(None) => {}
                 Err(Error::Lost) => return Err(Error::Lost),
                 Err(error) => {
                     tracing::debug!(%error, "candidates cannot be listed");
-                    sleep(PAUSE).await;
+                    sleep(self.session.timing().pause).await;
                 }
             }
         }
     }
 
     /// The candidate right before the one of `key`.
-    async fn predecessor(&mut self, key: &str) -> Result<Ahead, Error> {
+    async fn ahead(&mut self, key: &str) -> Result<Ahead, Error> {
         let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
-        let listed = within("list candidates", self.client.get(self.prefix.as_str(), Some(options))).await?;
+        let queue = self.queue();
+        let listed = self.session.get("list candidates", &queue, options).await?;
         let ours = listed.kvs().iter().position(|kv| kv.key() == key.as_bytes()).ok_or(Error::Lost)?;
+        let revision = listed.header().map_or(0, |header| header.revision());
         Ok(match ours.checked_sub(1) {
-            None => Ahead::Nobody { term: listed.kvs()[ours].create_revision() },
-            Some(before) => Ahead::Somebody(listed.kvs()[before].clone()),
+            None => Ahead::Nobody { created: listed.kvs()[ours].create_revision() },
+            Some(before) => Ahead::Somebody { predecessor: listed.kvs()[before].clone(), revision },
         })
     }
 
+    /// Reads in one transaction what is to be added to the create revision, provided the key is still there: all
+    /// leaders before are over, so what they added is final.
+    async fn take_office(&mut self, key: &str, created: i64) -> Result<(Guard, i64), Error> {
+        let still_ours = Compare::create_revision(key, CompareOp::Equal, created);
+        let read = Txn::new().when([still_ours]).and_then([TxnOp::get(self.offset_key(), None)]);
+        let read = self.session.txn("take office", read).await?;
+        if !read.succeeded() {
+            return Err(Error::Lost);
+        }
+        let offset = match read.op_responses().first() {
+            Some(TxnOpResponse::Get(got)) => got.kvs().first().map_or(0, |kv| offset_of(kv.value())),
+            _ => 0,
+        };
+        Ok((Guard { session: self.session.clone(), key: key.to_owned(), created }, offset))
+    }
+
+    fn offset_key(&self) -> String {
+        format!("{}/term_offset", self.identity.prefix)
+    }
+
     /// Returns when the predecessor's key may be gone, or after a while.
-    async fn wait_for_end(&mut self, predecessor: &KeyValue, watched: &mut Watched, lease: &mut Lease) {
+    async fn wait_for_end(&mut self, predecessor: &KeyValue, revision: i64, watched: &mut Watched, lease: &mut Lease) {
+        let timing = self.session.timing();
         let address = String::from_utf8_lossy(predecessor.value()).into_owned();
-        let mut client = self.client.clone();
+        let key = String::from_utf8_lossy(predecessor.key()).into_owned();
+        let mut session = self.session.clone();
         let deleted = async {
-            let Ok(mut watch) = within("watch", self.client.watch(predecessor.key(), None)).await else {
-                return sleep(PAUSE).await;
+            let since = WatchOptions::new().with_start_revision(revision + 1);
+            let Ok(mut watch) = session.watch(&key, since).await else {
+                return sleep(timing.pause).await;
             };
-            // Deleted between the listing and the watch: the end of the trust finds it.
             while let Ok(Some(answer)) = watch.message().await {
-                if !answer.events().is_empty() {
+                if answer.canceled() || !answer.events().is_empty() {
                     return;
                 }
             }
         };
         tokio::select! {
-            _ = timeout(TRUST, deleted) => {}
-            () = process_gone(&address, watched.seen(predecessor)) => {
+            biased;
+            () = lease.lost() => {}
+            () = process_gone(&*self.network, timing, &address, watched.seen(predecessor)) => {
                 tracing::warn!(address, "the process of the leader is gone, ending its lease");
-                if let Err(error) = within("revoke", client.lease_revoke(predecessor.lease())).await {
+                if let Err(error) = self.session.revoke(predecessor.lease()).await {
                     tracing::warn!(%error, "the lease of the leader could not be revoked");
-                    sleep(PAUSE).await;
+                    sleep(timing.pause).await;
                 }
             }
-            () = lease.lost() => {}
+            _ = timeout(timing.trust, deleted) => {}
         }
     }
 }
 
 enum Ahead {
-    Nobody { term: i64 },
-    Somebody(KeyValue),
+    Nobody { created: i64 },
+    Somebody { predecessor: KeyValue, revision: i64 },
 }
 
 /// What is known of a predecessor's process for as long as it is the predecessor, whether etcd answers or not.
@@ -281,134 +230,89 @@ impl Watched {
 
 /// Returns when a process that was seen listening does not any more. An address that never answered says
 /// nothing: it may be wrong.
-async fn process_gone(address: &str, seen: &mut bool) {
+async fn process_gone(network: &dyn Network, timing: Timing, address: &str, seen: &mut bool) {
     loop {
-        match timeout(DEADLINE, TcpStream::connect(address)).await {
+        match timeout(timing.deadline, network.dial(address)).await {
             Ok(Ok(mut stream)) => {
                 *seen = true;
                 let mut ignored = [0; 256];
                 while stream.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
             }
             Ok(Err(error)) if *seen && error.kind() == io::ErrorKind::ConnectionRefused => return,
-            Ok(Err(_)) | Err(_) => sleep(PAUSE).await,
+            Ok(Err(_)) | Err(_) => sleep(timing.pause).await,
         }
     }
-}
-
-impl Lease {
-    fn keep(client: Client, id: i64, granted: Instant, tasks: &Tasks) -> Self {
-        let (sender, renewed) = watch::channel(Some(granted));
-        let end = CancellationToken::new();
-        let ended = end.clone();
-        tasks.spawn("lease", async move {
-            let mut client = client;
-            tokio::select! {
-                () = renew(&mut client, id, granted, &sender) => {}
-                () = ended.cancelled() => {}
-            }
-            sender.send_replace(None);
-            if let Err(error) = within("revoke", client.lease_revoke(id)).await {
-                tracing::debug!(%error, "the lease was not revoked, it ends by itself");
-            }
-        });
-        Self { id, renewed, _end: end.drop_guard() }
-    }
-
-    fn is_lost(&self) -> bool {
-        self.renewed.borrow().is_none()
-    }
-
-    async fn lost(&mut self) {
-        // An error says that the keeper ended, which it does only after the loss.
-        let _ = self.renewed.wait_for(Option::is_none).await;
-    }
-}
-
-/// Renews until the lease is gone or can no longer be believed in.
-async fn renew(client: &mut Client, id: i64, granted: Instant, renewed: &watch::Sender<Option<Instant>>) {
-    let ttl = Duration::from_secs(TTL.unsigned_abs());
-    let (mut last, mut stream) = (granted, None);
-    sleep(RENEW).await;
-    while last.elapsed() < ttl {
-        let sent = Instant::now();
-        match renew_once(client, id, &mut stream).await {
-            Ok(true) => {
-                last = sent;
-                renewed.send_replace(Some(sent));
-                tokio::time::sleep_until(sent + RENEW).await;
-            }
-            Ok(false) => return,
-            Err(error) => {
-                tracing::debug!(%error, "the lease was not renewed");
-                stream = None;
-                sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
-type KeepAlive = (etcd_client::LeaseKeeper, etcd_client::LeaseKeepAliveStream);
-
-/// One renewal; says whether the lease is still there.
-async fn renew_once(client: &mut Client, id: i64, stream: &mut Option<KeepAlive>) -> Result<bool, Error> {
-    let (mut keeper, mut answers) = match stream.take() {
-        Some(open) => open,
-        // Opening sends a first request and reads its answer, so the lease is known to be there.
-        None => {
-            return match within("open the lease's stream", client.lease_keep_alive(id)).await {
-                Ok(open) => {
-                    *stream = Some(open);
-                    Ok(true)
-                }
-                Err(Error::Etcd { source, .. }) if matches!(*source, etcd_client::Error::LeaseKeepAliveError(_)) => Ok(false),
-                Err(error) => Err(error),
-            };
-        }
-    };
-    let answer = within("renew", async {
-        keeper.keep_alive().await?;
-        answers.message().await
-    })
-    .await?;
-    let is_there = answer.is_some_and(|answer| answer.ttl() > 0);
-    *stream = Some((keeper, answers));
-    Ok(is_there)
 }
 
 impl Leadership {
-    /// Create revision of the key: grows with every leader.
+    /// Grows with every leader: the create revision of the key, and what was added to it.
     pub fn term(&self) -> i64 {
-        self.term
+        self.guard.created.saturating_add(self.offset)
     }
 
     /// When the last successful renewal of the lease was sent; `None` when it is lost.
     pub fn renewed(&self) -> watch::Receiver<Option<Instant>> {
-        self.lease.renewed.clone()
+        self.lease.renewed()
+    }
+
+    /// The leader's way to write.
+    pub fn guard(&self) -> Guard {
+        self.guard.clone()
     }
 
     /// Writes a key, provided the term still lasts.
     pub async fn put(&mut self, key: &str, value: &str) -> Result<(), Error> {
-        let still_ours = Compare::create_revision(self.key.as_str(), CompareOp::Equal, self.term);
-        let write = Txn::new().when([still_ours]).and_then([TxnOp::put(key, value, None)]);
-        if within("write", self.client.txn(write)).await?.succeeded() { Ok(()) } else { Err(Error::Lost) }
+        self.guard.write(Vec::new(), vec![TxnOp::put(key, value, None)]).await.map(drop)
+    }
+
+    /// Makes this term, and so every later one, higher than `stored`: the database has seen that term, so etcd has
+    /// lost its data and counts from the beginning. Returns the term, which is in force for nobody before.
+    pub async fn raise_above(&mut self, stored: i64) -> Result<i64, Error> {
+        if stored >= self.term() {
+            let offset = stored.saturating_add(1).saturating_sub(self.guard.created);
+            let put = TxnOp::put(self.offset_key.as_str(), offset.to_string(), None);
+            self.guard.write(Vec::new(), vec![put]).await?;
+            self.offset = offset;
+        }
+        Ok(self.term())
     }
 
     /// Id of its lease, for tests and tools.
     pub fn lease(&self) -> i64 {
-        self.lease.id
+        self.lease.id()
     }
 }
 
-/// Reconnects to etcd until it answers.
-pub(crate) async fn candidate(access: &Access, endpoints: &[String], prefix: &str, address: &str, tasks: &Tasks) -> Candidate {
-    let mut backoff = Backoff::new(PAUSE, TRUST);
-    loop {
-        match Candidate::connect_as(access, endpoints, prefix, address, tasks.clone()).await {
-            Ok(candidate) => return candidate,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "etcd cannot be reached");
-                sleep(backoff.next_delay()).await;
-            }
+impl Guard {
+    /// How long calls take.
+    pub fn timing(&self) -> Timing {
+        self.session.timing()
+    }
+
+    /// Runs these writes if the leader's key is still there and all of `also` hold. The revision they made; `None`
+    /// if something of `also` did not hold, [`Error::Lost`] if the term is over.
+    pub async fn write(&mut self, also: Vec<Compare>, writes: Vec<TxnOp>) -> Result<Option<i64>, Error> {
+        let mut conditions = also;
+        conditions.push(Compare::create_revision(self.key.as_str(), CompareOp::Equal, self.created));
+        let look = TxnOp::get(self.key.as_str(), None);
+        let txn = Txn::new().when(conditions).and_then(writes).or_else([look]);
+        let answer = self.session.txn("write", txn).await?;
+        if answer.succeeded() {
+            return Ok(Some(answer.header().map_or(0, |header| header.revision())));
+        }
+        match answer.op_responses().first() {
+            Some(TxnOpResponse::Get(got)) if got.kvs().first().is_some_and(|kv| kv.create_revision() == self.created) => Ok(None),
+            _ => Err(Error::Lost),
         }
     }
+
+    /// Reads in one transaction.
+    pub async fn read(&mut self, gets: Vec<TxnOp>) -> Result<Vec<TxnOpResponse>, Error> {
+        Ok(self.session.txn("read", Txn::new().and_then(gets)).await?.op_responses())
+    }
+}
+
+/// What a stored offset says; nonsense adds nothing, and the database makes up for it.
+fn offset_of(value: &[u8]) -> i64 {
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).filter(|offset| *offset >= 0).unwrap_or(0)
 }

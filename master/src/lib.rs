@@ -5,43 +5,38 @@
 //! ([`estafet_store::Store::claim`]); a master that is wrong or late makes somebody work in vain (**I2**).
 //!
 //! * [`core`]: membership, placement, handoff. `driver`: the task that owns it.
-//! * [`election`]: who leads, over etcd. `grpc`: reports in, orders and the map out.
+//! * [`election`]: who leads, over etcd. [`standing`]: from candidacy to the end of a leadership.
+//!   [`assignments`]: what the leader decided, in etcd.
+//! * `grpc`: reports in, orders and the map out.
 //! * [`local`]: the coordination of a single process, without etcd: the sandbox.
 //!
 //! Coreapps report to every master, so each knows the cluster, serves the map, and can lead at once. When a
 //! master dies, ownership stays in the database and the data path goes on.
 
+pub mod assignments;
 pub mod core;
 mod driver;
 pub mod election;
 mod grpc;
 pub mod local;
+pub mod standing;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use estafet_etcd::{Members, Network, Node, Timing};
 use estafet_model::{ShardCount, WaId};
-use estafet_runtime::{Backoff, Clock, Tasks};
+use estafet_runtime::{Clock, Tasks};
 use estafet_store::{NumberRow, SharedStore};
 use estafet_tls::{Role, Transport};
-use futures::FutureExt as _;
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 
-use crate::{
-    core::Event,
-    driver::{Driver, Handle},
-    election::{Access, Leadership},
-};
+use crate::{driver::Driver, election::Identity};
 
 /// How a master works.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Members of the etcd cluster, `http://host:port`.
-    pub etcd: Vec<String>,
-    /// How etcd is told who asks.
-    pub etcd_access: Access,
+    /// Members of etcd, and how they are told who asks.
+    pub etcd: Members,
     /// Prefix of the cluster's keys.
     pub prefix: String,
     /// Where other masters reach this one, `host:port`.
@@ -77,8 +72,7 @@ impl Standing {
 
 /// Serves on `listener` and stands for election, until the tasks are shut down.
 pub fn start(listener: TcpListener, config: Config, store: SharedStore, clock: Clock, tasks: &Tasks) -> Standing {
-    let resign = Arc::new(Notify::new());
-    let (driver, handle) = Driver::new(config.numbers.clone(), store, clock, tasks.clone(), resign.clone());
+    let (driver, handle) = Driver::new(config.numbers.clone(), store, clock, tasks.clone());
     tasks.spawn("driver", driver.run());
     let shutdown = tasks.shutdown().clone();
     let server = tonic::transport::Server::builder()
@@ -90,67 +84,14 @@ pub fn start(listener: TcpListener, config: Config, store: SharedStore, clock: C
         }
     });
     let (stands, standing) = watch::channel(false);
-    tasks.spawn("election", stand(config, handle, resign, stands, tasks.clone()));
+    let network: Arc<dyn Network> = Arc::new(config.etcd);
+    let node = Node::new("master", &config.address, estafet_runtime::boot_id());
+    let identity = Identity { prefix: config.prefix, node };
+    let timing = Timing::default();
+    let following = standing::follow_nodes(network.clone(), timing, identity.prefix.clone(), handle.clone(), tasks.clone());
+    tasks.spawn("registrations", following);
+    tasks.spawn("election", standing::stand(network, timing, identity, handle, stands, tasks.clone()));
     Standing(standing)
-}
-
-/// Stands for election again and again.
-async fn stand(config: Config, handle: Handle, resign: Arc<Notify>, stands: watch::Sender<bool>, tasks: Tasks) {
-    let shutdown = tasks.shutdown().clone();
-    let standing = async {
-        let connect = || election::candidate(&config.etcd_access, &config.etcd, &config.prefix, &config.address, &tasks);
-        let mut candidate = connect().await;
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        loop {
-            let leading = async {
-                let candidacy = candidate.stand().await?;
-                stands.send_replace(true);
-                lead(candidate.win(candidacy).await?, &handle, &resign).await;
-                Ok::<_, election::Error>(())
-            };
-            let led = leading.await;
-            stands.send_replace(false);
-            match led {
-                Ok(()) => backoff.reset(),
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "campaign ended");
-                    tokio::time::sleep(backoff.next_delay()).await;
-                    // With the certificates of now.
-                    candidate = connect().await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = standing => {}
-        () = shutdown.cancelled() => {}
-    }
-}
-
-/// Leads until the lease is lost or given back. When this future is dropped, the leadership is too.
-async fn lead(leadership: Leadership, handle: &Handle, resign: &Notify) {
-    let mut renewed = leadership.renewed();
-    let sent = *renewed.borrow_and_update();
-    let Some(sent) = sent else { return };
-    // A word that came after the end of an earlier term is not meant for this one.
-    let _ = resign.notified().now_or_never();
-    let term = leadership.term();
-    tracing::info!(term, "leading");
-    handle.happened(Event::Elected { term, renewed: handle.moment(sent) }).await;
-    loop {
-        tokio::select! {
-            changed = renewed.changed() => {
-                let sent = *renewed.borrow_and_update();
-                match sent {
-                    Some(sent) if changed.is_ok() => handle.happened(Event::Renewed { sent: handle.moment(sent) }).await,
-                    _ => break,
-                }
-            }
-            () = resign.notified() => break,
-        }
-    }
-    tracing::warn!(term, "not leading any more");
-    handle.happened(Event::Deposed).await;
 }
 
 /// What a master knows, asked over the network without TLS.

@@ -4,6 +4,7 @@ mod faults;
 mod numbers;
 mod operator;
 mod ops;
+mod registry;
 mod resharding;
 mod roles;
 mod stage;

@@ -29,11 +29,17 @@ pub(crate) struct OpsArgs {
     pub(crate) ops_listen: SocketAddr,
 }
 
-/// How etcd is told who asks.
+/// Where etcd is, and how it is told who asks.
 #[derive(Debug, Args)]
 pub(crate) struct EtcdArgs {
+    /// Members of the etcd cluster. A coreapp without them works, and is not registered there.
+    #[arg(long, env = "ESTAFET_ETCD", value_delimiter = ',', value_name = "URL")]
+    pub(crate) etcd: Vec<String>,
+    /// Prefix of this cluster's keys in etcd.
+    #[arg(long, env = "ESTAFET_ETCD_PREFIX", default_value = "/estafet")]
+    pub(crate) etcd_prefix: String,
     /// Certificates of the authorities that etcd's members are from (PEM), for https:// addresses.
-    #[arg(long, env = "ESTAFET_ETCD_CA", value_name = "FILE")]
+    #[arg(long, env = "ESTAFET_ETCD_CA", value_name = "FILE", requires = "etcd")]
     pub(crate) etcd_ca: Option<PathBuf>,
     /// Certificate shown to etcd (PEM).
     #[arg(long, env = "ESTAFET_ETCD_CERT", value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
@@ -42,7 +48,7 @@ pub(crate) struct EtcdArgs {
     #[arg(long, env = "ESTAFET_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
     pub(crate) etcd_key: Option<PathBuf>,
     /// User of etcd.
-    #[arg(long, env = "ESTAFET_ETCD_USER", requires = "etcd_secret")]
+    #[arg(long, env = "ESTAFET_ETCD_USER", requires_all = ["etcd", "etcd_secret"])]
     pub(crate) etcd_user: Option<String>,
     /// The user's password.
     #[arg(long, env = "ESTAFET_ETCD_PASSWORD", hide_env_values = true, group = "etcd_secret", requires = "etcd_user")]
@@ -54,6 +60,7 @@ pub(crate) struct EtcdArgs {
 
 /// Options of `estafet master`.
 #[derive(Debug, Args)]
+#[command(mut_arg("etcd", |etcd| etcd.required(true).help("Members of the etcd cluster")))]
 pub(crate) struct MasterArgs {
     /// Where coreapps, webapps and other masters connect; port 0 takes a free one.
     #[arg(long, env = "ESTAFET_LISTEN", default_value = "127.0.0.1:6260")]
@@ -61,14 +68,8 @@ pub(crate) struct MasterArgs {
     /// The same as others see it (host:port). Without it the listening address.
     #[arg(long, env = "ESTAFET_ADVERTISE")]
     pub(crate) advertise: Option<String>,
-    /// Members of the etcd cluster.
-    #[arg(long, env = "ESTAFET_ETCD", value_delimiter = ',', required = true, value_name = "URL")]
-    pub(crate) etcd: Vec<String>,
     #[command(flatten)]
-    pub(crate) etcd_access: EtcdArgs,
-    /// Prefix of this cluster's keys in etcd.
-    #[arg(long, env = "ESTAFET_ETCD_PREFIX", default_value = "/estafet")]
-    pub(crate) etcd_prefix: String,
+    pub(crate) etcd: EtcdArgs,
     /// Message database: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
@@ -99,6 +100,8 @@ pub(crate) struct CoreappArgs {
     /// The masters (host:port).
     #[arg(long, env = "ESTAFET_MASTER", value_delimiter = ',', required = true)]
     pub(crate) master: Vec<String>,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
     /// Message database: postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,

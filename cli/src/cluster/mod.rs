@@ -10,6 +10,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use estafet_coreapp::cluster::{Cluster, Membership};
+use estafet_etcd::{Access, Members, Timing};
 use estafet_media::guard::Policy;
 use estafet_model::ShardCount;
 use estafet_runtime::{Clock, Tasks};
@@ -38,9 +39,8 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
     let store = open_store(&args.database_url, "estafet-master").await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_master::Config {
-        etcd_access: access(args.etcd_access, &args.etcd)?,
-        etcd: args.etcd,
-        prefix: args.etcd_prefix,
+        prefix: args.etcd.etcd_prefix.clone(),
+        etcd: members(args.etcd)?,
         transport: transport(&args.tls, Role::Master, None, Some(args.listen), &tasks)?,
         address: args.advertise.unwrap_or_else(|| bound.to_string()),
         numbers: args.number.into_iter().map(|number| (number, count)).collect(),
@@ -59,6 +59,8 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
     let key = args.network_key.as_deref().map(read_key).transpose()?;
     let (boot, tasks) = (estafet_runtime::boot_id(), Tasks::new());
     let transport = transport(&args.tls, Role::Coreapp, Some(&args.node), Some(args.listen), &tasks)?;
+    let prefix = args.etcd.etcd_prefix.clone();
+    let etcd = if args.etcd.etcd.is_empty() { None } else { Some(members(args.etcd)?) };
     let ops = Listener::open(&args.ops, "coreapp", &tasks).await?;
     let application = estafet_store::session_name(&args.node, boot);
     let store = open_store(&args.database_url, &application).await?;
@@ -86,6 +88,11 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
         }
     });
     let address = args.advertise.unwrap_or_else(|| bound.to_string());
+    if let Some(etcd) = etcd {
+        let (record, id) = (estafet_etcd::Node::new("coreapp", &address, boot), args.node.clone());
+        let registering = estafet_etcd::register(Arc::new(etcd), Timing::default(), prefix, id, record, tasks.clone());
+        tasks.spawn("registration", registering);
+    }
     let membership = Membership { node: args.node, boot, address, masters: args.master, transport };
     let cluster = Cluster::join(membership, node.clone(), endings, &tasks);
     ops.of_coreapp(cluster.clone(), store);
@@ -178,7 +185,9 @@ async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore>
     Ok(store)
 }
 
-fn access(args: EtcdArgs, members: &[String]) -> anyhow::Result<estafet_master::election::Access> {
+/// The members of etcd, and how they are told who asks.
+fn members(args: EtcdArgs) -> anyhow::Result<Members> {
+    let members = args.etcd;
     let encrypted = members.iter().filter(|member| member.starts_with("https://")).count();
     if (encrypted > 0) != args.etcd_ca.is_some() || !(encrypted == 0 || encrypted == members.len()) {
         return Err(Misconfigured(vec![
@@ -193,11 +202,9 @@ fn access(args: EtcdArgs, members: &[String]) -> anyhow::Result<estafet_master::
         }
         None => args.etcd_password,
     };
-    Ok(estafet_master::election::Access {
-        ca: args.etcd_ca,
-        cert: args.etcd_cert.zip(args.etcd_key),
-        user: args.etcd_user.zip(password),
-    })
+    let user = args.etcd_user.zip(password);
+    let access = Access { ca: args.etcd_ca, cert: args.etcd_cert.zip(args.etcd_key), user };
+    Ok(Members { endpoints: members, access })
 }
 
 /// The certificate of the API.
@@ -265,6 +272,20 @@ async fn stop(tasks: &Tasks) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_master_needs_etcd_and_a_coreapp_may_do_without() {
+        use clap::Parser as _;
+        let coreapp =
+            ["estafet", "coreapp", "--node", "a", "--master", "m:1", "--database-url", "postgres://", "--network", "n:1"];
+        let master = ["estafet", "master", "--database-url", "postgres://"];
+        let parsed = |args: &[&str], more: &[&str]| crate::args::Cli::try_parse_from(args.iter().chain(more));
+        assert!(parsed(&coreapp, &[]).is_ok() && parsed(&coreapp, &["--etcd", "http://a:1,http://b:1"]).is_ok());
+        let refused = parsed(&master, &[]).expect_err("a master cannot be elected without etcd").to_string();
+        assert!(refused.contains("--etcd"), "{refused}");
+        assert!(parsed(&master, &["--etcd", "http://a:1"]).is_ok());
+        assert!(parsed(&coreapp, &["--etcd-ca", "ca.pem"]).is_err(), "an authority for nothing");
+    }
 
     #[test]
     fn a_network_key_is_64_hexadecimal_digits() {

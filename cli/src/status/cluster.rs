@@ -59,7 +59,22 @@ fn json(status: &ClusterStatus, leader: Option<&String>) -> Value {
             "version": node.version,
         })
     });
-    json!({ "leader": leader, "term": status.term, "nodes": nodes.collect::<Vec<_>>(), "shards": shards })
+    let registered = status.registered.iter().map(|node| {
+        json!({
+            "id": node.id,
+            "role": node.role,
+            "address": node.address,
+            "boot": node.boot,
+            "version": node.version,
+        })
+    });
+    json!({
+        "leader": leader,
+        "term": status.term,
+        "nodes": nodes.collect::<Vec<_>>(),
+        "shards": shards,
+        "registered": registered.collect::<Vec<_>>(),
+    })
 }
 
 fn connection(status: GatewayStatus) -> &'static str {
@@ -109,12 +124,17 @@ pub(crate) fn table(status: &Value) -> String {
         let place = format!("{place}/{count}");
         out += &format!("\n{number:<16} {place:<8} {owner:<16} {epoch:>6} {connection:<13} {outbox:>8} {callbacks:>10}");
     }
+    out += &format!("\n\n{:<22} {:<8} {:<22} {:<10}", "REGISTERED IN ETCD", "ROLE", "ADDRESS", "VERSION");
+    for node in rows("registered") {
+        let [id, role, address, version] = ["id", "role", "address", "version"].map(|key| cell(&node, key));
+        out += &format!("\n{id:<22} {role:<8} {address:<22} {version:<10}");
+    }
     out
 }
 
 #[cfg(test)]
 mod tests {
-    use estafet_proto::v1::{MapEntry, NodeStatus, Ownership};
+    use estafet_proto::v1::{MapEntry, NodeStatus, Ownership, RegisteredNode};
 
     use super::*;
 
@@ -146,6 +166,13 @@ mod tests {
                 MapEntry { ownership: ownership(1, 9), address: "10.0.0.8:6250".to_owned() },
             ],
             states: vec![state(0, 3, 7), state(0, 2, 500), state(1, 8, 9)],
+            registered: vec![RegisteredNode {
+                id: "coreapp-0".to_owned(),
+                role: "coreapp".to_owned(),
+                address: "10.0.0.7:6250".to_owned(),
+                boot: "00".repeat(16),
+                version: "0.1.0".to_owned(),
+            }],
         }
     }
 
@@ -158,5 +185,6 @@ mod tests {
         assert_eq!(rows[6], ["15550000001", "0/2", "coreapp-0", "3", "connected", "7", "1"]);
         // Its owner is not known by name yet, and what was reported is of an earlier epoch.
         assert_eq!(rows[7], ["15550000001", "1/2", "10.0.0.8:6250", "9", "-", "-", "-"]);
+        assert_eq!(rows[10], ["coreapp-0", "coreapp", "10.0.0.7:6250", "0.1.0"]);
     }
 }

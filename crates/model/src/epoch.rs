@@ -97,11 +97,27 @@ impl BootId {
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
+
+    /// Reads the hexadecimal digits that it is shown as.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let pairs = text.as_bytes().chunks(2);
+        let bytes: Option<Vec<u8>> = pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+        Self::from_slice(&bytes?)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boot_id_is_read_as_it_is_shown() {
+        let boot = BootId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 200, 201, 202, 254, 255]);
+        assert_eq!(BootId::from_hex(&boot.to_string()), Some(boot));
+        for wrong in ["", "00", &"0g".repeat(16), &"00".repeat(17), &"é".repeat(16)] {
+            assert_eq!(BootId::from_hex(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn a_later_epoch_numbers_above_everything_before() {

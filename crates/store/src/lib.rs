@@ -221,6 +221,10 @@ pub trait Store: MediaStore {
         now_ms: i64,
     ) -> Result<Option<Fence>>;
 
+    /// Makes the term of a leader of the masters known, so that every older one is refused from then on. Returns the
+    /// newest that was known before: from `term` on it says that another leader had it, or a newer one.
+    async fn raise_term(&self, term: i64) -> Result<i64>;
+
     // -- numbers and their shard counts (reliability.md §7.3) --
 
     /// All numbers of the cluster, in order.

@@ -35,7 +35,7 @@ macro_rules! checks {
     ($run:ident) => {
         $run! {
             ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner,
-                an_older_master_term_claims_nothing, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
+                an_older_master_term_claims_nothing, a_term_that_is_made_known_refuses_older_ones, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
                 a_number_is_held_once;
             numbers: numbers_are_added_listed_and_removed, one_change_of_the_shard_count_at_a_time,
                 a_split_fences_the_parent_and_its_halves_number_above_it, a_retired_shard_is_never_claimed,

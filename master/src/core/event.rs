@@ -176,6 +176,8 @@ pub enum Event {
         /// The number.
         number: WaId,
     },
+    /// Which processes of coreapps are registered in etcd: a hint of who exists, no more.
+    Registered(BTreeMap<NodeName, BootId>),
     /// Time passed.
     Ticked,
 }

@@ -210,6 +210,7 @@ impl Term {
     /// The database has the new shards; says what their owners are to be told.
     pub(super) fn switched(&mut self, now: Moment, number: WaId, retired: &[ShardKey], records: Vec<Record>) -> Vec<Effect> {
         self.switches.remove(&number);
+        self.picture += 1;
         let owners = self.owners.get_or_insert_default();
         for key in retired {
             if let Some(tenure) = owners.get_mut(key) {

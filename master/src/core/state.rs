@@ -26,6 +26,8 @@ pub struct Core {
     pub(super) leadership: Leadership,
     /// Newest ownership of each shard that some node reported as active.
     pub(super) map: BTreeMap<ShardKey, MapEntry>,
+    /// Processes that registered: they exist, whether they were heard or not.
+    pub(super) registered: BTreeMap<NodeName, BootId>,
 }
 
 /// Whether this master leads.
@@ -50,6 +52,8 @@ pub(super) struct Term {
     /// Whether the owners are being read, and when that may be tried again.
     pub(super) reading: bool,
     pub(super) read_after: Moment,
+    /// Grows with every change of the owners.
+    pub(super) picture: u64,
     /// A claim found the database ahead of what is known.
     pub(super) stale: bool,
     /// Claims under way.
@@ -145,6 +149,7 @@ impl Term {
             owners: None,
             reading: false,
             read_after: began,
+            picture: 0,
             stale: false,
             claims: BTreeMap::new(),
             retry_after: BTreeMap::new(),
@@ -170,6 +175,7 @@ impl Core {
             membership: Membership::default(),
             leadership: Leadership::Follower,
             map: BTreeMap::new(),
+            registered: BTreeMap::new(),
         }
     }
 
@@ -178,6 +184,22 @@ impl Core {
         match &self.leadership {
             Leadership::Follower => None,
             Leadership::Leader(term) => Some(term.number),
+        }
+    }
+
+    /// Owner and epoch of each shard that is not retired, as a leader knows the database; `None` before it was read
+    /// in this term, and for a follower.
+    pub fn assignments(&self) -> Option<impl Iterator<Item = (&ShardKey, &NodeName, Epoch)>> {
+        let Leadership::Leader(term) = &self.leadership else { return None };
+        let live = term.owners.as_ref()?.iter().filter(|(key, tenure)| !tenure.retired && self.numbers.contains_key(&key.0));
+        Some(live.map(|(key, tenure)| (key, &tenure.node, tenure.epoch)))
+    }
+
+    /// The term and a number that is another one whenever [`Core::assignments`] may say something else.
+    pub fn picture(&self) -> Option<(i64, u64)> {
+        match &self.leadership {
+            Leadership::Follower => None,
+            Leadership::Leader(term) => Some((term.number, term.picture)),
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{Epoch, WaId};
+use estafet_model::{BootId, Epoch, WaId};
 
 use super::{
     Core, Effect, Event, MapEntry, Moment, Record, Report,
@@ -26,6 +26,8 @@ use super::{
 pub const STEP_DOWN: Duration = Duration::from_millis(1500);
 /// A master that just started waits so long for the owners in the database to report.
 pub const OBSERVATION: Duration = Duration::from_secs(1);
+/// The same for owners whose process is registered in etcd: it existed a lease's time ago, and reports in a moment.
+pub const EXPECTATION: Duration = Duration::from_secs(3);
 /// How long a node may take to report a shard it was told to start.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after a failed claim or reading.
@@ -40,8 +42,17 @@ pub(super) struct View<'a> {
     pub(super) now: Moment,
     pub(super) numbers: &'a BTreeMap<WaId, Shape>,
     pub(super) membership: &'a Membership,
-    /// Whether owners that were never heard may still report.
-    pub(super) observing: bool,
+    /// How long this master has been listening.
+    pub(super) listening: Duration,
+    pub(super) registered: &'a BTreeMap<NodeName, BootId>,
+}
+
+impl View<'_> {
+    /// Whether an owner that was never heard may still report.
+    fn may_report(&self, owner: Option<&Tenure>) -> bool {
+        let exists = owner.is_some_and(|owner| self.registered.get(&owner.node) == Some(&owner.boot));
+        self.listening < if exists { EXPECTATION } else { OBSERVATION }
+    }
 }
 
 /// How a shard stands.
@@ -72,8 +83,14 @@ impl Core {
         }
         self.learn(now, event, &mut effects);
         if let Leadership::Leader(term) = &mut self.leadership {
-            let observing = now.saturating_sub(began) < OBSERVATION;
-            term.act(&View { now, numbers: &self.numbers, membership: &self.membership, observing }, &mut effects);
+            let view = View {
+                now,
+                numbers: &self.numbers,
+                membership: &self.membership,
+                listening: now.saturating_sub(began),
+                registered: &self.registered,
+            };
+            term.act(&view, &mut effects);
         }
         effects
     }
@@ -128,6 +145,7 @@ impl Core {
                     term.stale = true;
                 }
             }),
+            Event::Registered(nodes) => self.registered = nodes,
             Event::Ticked => {}
         }
     }
@@ -143,6 +161,9 @@ impl Core {
             if let Some(known) = self.numbers.get(number).filter(|_| leading.stepping.contains(number)) {
                 shape.layout = known.layout;
             }
+        }
+        if !numbers.keys().eq(self.numbers.keys()) {
+            leading.picture += 1;
         }
         self.map.retain(|key, _| numbers.contains_key(&key.0));
         self.numbers = numbers;
@@ -235,6 +256,8 @@ impl Term {
     /// Takes the rows; owners that live and are idle are told (again) to start: an epoch starts once anyway.
     fn owners_read(&mut self, now: Moment, records: Vec<Record>, idle: &BTreeSet<ShardKey>) -> Vec<Effect> {
         (self.reading, self.stale) = (false, false);
+        // Also when there is no row at all: the picture is known now.
+        self.picture += 1;
         let number = self.number;
         let owners = self.owners.get_or_insert_default();
         let mut effects = Vec::new();
@@ -262,6 +285,7 @@ impl Term {
         tenure.over = epoch <= above;
         let usable = !tenure.over && lives;
         owners.insert(key, tenure);
+        self.picture += 1;
         usable.then_some(Effect::Acquire { term: self.number, node, key, epoch })
     }
 
@@ -296,7 +320,7 @@ impl Term {
     }
 
     fn standing(&self, key: &ShardKey, view: &View<'_>) -> Standing {
-        let unheard = if view.observing { Standing::Pending } else { Standing::Orphan };
+        let unheard = if view.may_report(self.tenure(key)) { Standing::Pending } else { Standing::Orphan };
         let Some(tenure) = self.tenure(key) else { return unheard };
         // What is known of the number is older than what is known of its owners, and about to be read.
         if tenure.retired {

@@ -1,6 +1,6 @@
 //! An etcd of its own: members in temporary directories, on ports they keep, gone when dropped.
 
-use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
+use std::{collections::BTreeMap, os::unix::process::CommandExt as _, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use estafet_tls::Files;
@@ -173,6 +173,28 @@ impl Etcd {
         let status = Api::anonymous(self.url())?.call(Method::POST, "/v3/maintenance/status", Some(&json!({}))).await?;
         let id = status.text_at("/header/member_id").with_context(|| format!("no member in {}", status.text))?;
         Ok(status.text_at("/leader") == Some(id))
+    }
+
+    /// A client of this member.
+    pub async fn client(&self) -> anyhow::Result<etcd_client::Client> {
+        Ok(etcd_client::Client::connect([self.url()], None).await?)
+    }
+
+    /// Keys below a prefix, without it, and their values.
+    pub async fn keys(&self, prefix: &str) -> anyhow::Result<BTreeMap<String, String>> {
+        let below = etcd_client::GetOptions::new().with_prefix();
+        let listed = self.client().await?.get(prefix, Some(below)).await?;
+        let pair = |kv: &etcd_client::KeyValue| {
+            let key = kv.key_str()?;
+            Ok((key.strip_prefix(prefix).unwrap_or(key).to_owned(), kv.value_str()?.to_owned()))
+        };
+        listed.kvs().iter().map(pair).collect()
+    }
+
+    /// Loses its data, after [`Etcd::kill`]: it begins with nothing when it is started again. For one alone.
+    pub fn wipe(&mut self) -> anyhow::Result<()> {
+        ensure!(!self.process.is_running(), "{} still runs", self.place.name);
+        Ok(std::fs::remove_dir_all(self.directory.path().join("data"))?)
     }
 
     /// Sends it a signal.

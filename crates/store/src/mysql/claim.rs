@@ -53,15 +53,18 @@ pub(super) async fn claim(
     }
 }
 
-/// Makes a newer term of a master known to the database, which refuses every older one from then on. By itself
-/// a transaction, and looked at first: a change waits for every claim that shares the row.
-pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<()> {
+/// Makes a newer term of a master known to the database, which refuses every older one from then on; the newest that
+/// was known before. By itself a transaction, and looked at first: a change waits for every claim that shares the row.
+pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<i64> {
     let known = connections.rows(sqlx::query_as::<_, (i64,)>("SELECT master_term FROM cluster WHERE id = 1")).await?;
-    if known.iter().all(|(known,)| *known >= term) {
-        return Ok(());
+    let Some((known,)) = known.first() else { return Err(Error::Failed("the row of the cluster is gone".to_owned())) };
+    if *known >= term {
+        return Ok(*known);
     }
     let raise = sqlx::query("UPDATE cluster SET master_term = ? WHERE id = 1 AND master_term < ?").bind(term).bind(term);
-    connections.run(raise).await.map(drop)
+    let raised = connections.run(raise).await?.rows_affected() == 1;
+    // Who is not the one that raises it was preceded by another, whatever it saw at first.
+    Ok(if raised { *known } else { term })
 }
 
 /// Whether no newer term is known; none becomes known before the transaction ends.

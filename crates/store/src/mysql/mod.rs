@@ -115,6 +115,10 @@ impl Store for MySqlStore {
         claim::claim(&self.writer, &self.reader, &self.application_name, &claim).await
     }
 
+    async fn raise_term(&self, term: i64) -> Result<i64> {
+        claim::raise_term(&self.reader, term).await
+    }
+
     async fn numbers(&self) -> Result<Vec<NumberRow>> {
         numbers::all(&self.reader).await
     }

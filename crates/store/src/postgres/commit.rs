@@ -258,11 +258,17 @@ pub(super) async fn claim(
     }
 }
 
-/// Makes a newer term of a master known to the database, which refuses every older one from then on. By itself
-/// a transaction: claims that share the row would wait for one that is blocked by its shard otherwise.
-pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<()> {
-    let raise = Step::new("UPDATE cluster SET master_term = $1 WHERE id = 1 AND master_term < $1 RETURNING master_term");
-    connections.query(raise.bind(term)).await.map(drop)
+/// Makes a newer term of a master known to the database, which refuses every older one from then on; the newest
+/// that was known before. By itself a transaction: claims that share the row would wait for one that is blocked by its shard otherwise.
+pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<i64> {
+    // Who is not the one that raises it was preceded by another, whatever it saw at first.
+    let raise = Step::new(
+        "WITH known AS (SELECT master_term FROM cluster WHERE id = 1),
+           raised AS (UPDATE cluster SET master_term = $1 WHERE id = 1 AND master_term < $1 RETURNING 1)
+         SELECT CASE WHEN EXISTS (SELECT 1 FROM raised) THEN master_term ELSE greatest(master_term, $1) END FROM known",
+    );
+    let rows = connections.query(raise.bind(term)).await?;
+    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Failed("the row of the cluster is gone".to_owned()))
 }
 
 /// Ends the sessions of the present owner's process, wherever in a transaction they are; how many.

@@ -234,6 +234,16 @@ pub(super) async fn raise_term(tx: &mut SqliteConnection, term: i64) -> Db<bool>
     Ok(sqlx::query(sql).bind(term).execute(tx).await?.rows_affected() == 1)
 }
 
+/// The same by itself; the newest term that was known before.
+pub(super) async fn begin_term(writer: &SqlitePool, term: i64) -> Db<i64> {
+    let mut tx = begin(writer).await?;
+    let known = sqlx::query_scalar("SELECT master_term FROM cluster WHERE id = 1").fetch_one(&mut *tx).await?;
+    if raise_term(&mut tx, term).await? {
+        tx.commit().await?;
+    }
+    Ok(known)
+}
+
 async fn take(tx: &mut SqliteConnection, claim: &Claim<'_>) -> Db<Option<i64>> {
     // Shards of two counts overlap where their fractions of the slots do.
     let first = "INSERT INTO shard_owner

@@ -151,6 +151,10 @@ impl Store for SqliteStore {
         commit::claim(&self.writer, &claim).await
     }
 
+    async fn raise_term(&self, term: i64) -> Result<i64> {
+        commit::begin_term(&self.writer, term).await.map_err(error)
+    }
+
     async fn numbers(&self) -> Result<Vec<NumberRow>> {
         numbers::all(&self.reader).await.map_err(error)
     }

@@ -47,6 +47,19 @@ pub(crate) async fn an_older_master_term_claims_nothing(store: SharedStore) {
     assert!(claim(Some(Epoch::new(2)), 6).await.unwrap().is_some());
 }
 
+pub(crate) async fn a_term_that_is_made_known_refuses_older_ones(store: SharedStore) {
+    assert_eq!(store.raise_term(5).await.unwrap(), 0);
+    assert_eq!(store.raise_term(5).await.unwrap(), 5, "somebody had it");
+    assert_eq!(store.raise_term(4).await.unwrap(), 5, "it is not lowered");
+    assert_eq!(store.raise_term(9).await.unwrap(), 5);
+    let claim = |term| store.claim(number(), Shard::ZERO, ShardCount::ONE, None, "core-1", boot(1), term, NOW);
+    assert_eq!(claim(8).await.unwrap(), None);
+    assert!(claim(9).await.unwrap().is_some());
+    let both = join_all((0..2).map(|_| store.raise_term(20))).await;
+    let first = both.into_iter().filter(|before| before.as_ref().is_ok_and(|before| *before < 20)).count();
+    assert_eq!(first, 1, "two leaders had the same term first");
+}
+
 pub(crate) async fn a_fenced_commit_writes_nothing(store: SharedStore) {
     let old = owner(&*store).await;
     let before = Batch { events: vec![event((7, 1))], ..messages([message((7, 1), 1)]) };

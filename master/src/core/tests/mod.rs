@@ -1,6 +1,7 @@
 //! The core against a world of played nodes and a played database, by transcript and by chance.
 
 mod generated;
+mod registered;
 mod transcripts;
 mod world;
 

@@ -138,6 +138,7 @@ impl Cluster {
                     ("--node", name.to_owned()),
                     ("--advertise", self.road(ANYBODY, name, listen).await?),
                     ("--master", self.masters_for(name).await?),
+                    ("--etcd", self.etcd_urls(name).await?),
                     ("--database-url", self.database_url(name).await?),
                     ("--network", self.road(name, "chatd", chatd.address()).await?),
                     ("--network-key", chatd.text("network_key")?.to_owned()),

@@ -281,6 +281,18 @@ pub(crate) enum PhoneCommand {
         #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block"])]
         mode: String,
     },
+    /// Install the app of a phone again: it gets new keys, and businesses with security notifications on hear of it.
+    NewIdentity {
+        /// The phone.
+        number: WaId,
+    },
+    /// Move the user of a phone to another number; the one that is left is not on the network any more.
+    ChangeNumber {
+        /// The phone.
+        number: WaId,
+        /// The number that is taken.
+        new_number: WaId,
+    },
     /// Make a phone write to the business.
     Send(Box<PhoneSendArgs>),
     /// Show what a phone received.

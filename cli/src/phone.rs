@@ -26,6 +26,15 @@ pub(crate) async fn run(args: PhoneArgs) -> anyhow::Result<()> {
             api.call(Method::PUT, &format!("/sandbox/phones/{number}/mode"), Some(&json!({ "mode": mode }))).await?;
             line(&format!("{number}: {mode}"))
         }
+        PhoneCommand::NewIdentity { number } => {
+            api.call(Method::POST, &format!("/sandbox/phones/{number}/identity"), None).await?;
+            line(&format!("{number} has new keys"))
+        }
+        PhoneCommand::ChangeNumber { number, new_number } => {
+            let body = json!({ "number": new_number });
+            api.call(Method::PUT, &format!("/sandbox/phones/{number}/number"), Some(&body)).await?;
+            line(&format!("{number} is {new_number} now"))
+        }
         PhoneCommand::Send(args) => send(&api, *args).await,
         PhoneCommand::Inbox { number, json } => inbox(&api, number, json).await,
         PhoneCommand::Sent { number } => {

@@ -34,6 +34,18 @@ pub enum Action {
         /// The users.
         wa_ids: Vec<WaId>,
     },
+    /// Which identity does a user have?
+    ReadIdentity {
+        /// The user.
+        user: WaId,
+    },
+    /// The business accepts an identity.
+    AcknowledgeIdentity {
+        /// The user.
+        user: WaId,
+        /// Hash of the identity, of any length.
+        hash: Bytes,
+    },
 }
 
 /// A request on its way to the shard.
@@ -107,6 +119,10 @@ pub fn refused(error: &ApiError) -> Answer {
     })
 }
 
+fn user(wa_id: u64) -> Result<WaId, ApiError> {
+    WaId::from_u64(wa_id).map_err(|error| ApiError::invalid("user", error))
+}
+
 /// Reads a request of the wire: the number, the slot, and what is asked.
 pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
     let number = WaId::from_u64(request.number).map_err(|error| ApiError::invalid("number", error))?;
@@ -127,11 +143,17 @@ pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
         Wire::CheckContacts(check) => {
             Action::CheckContacts { wa_ids: check.wa_ids.into_iter().filter_map(|wa_id| WaId::from_u64(wa_id).ok()).collect() }
         }
+        Wire::ReadIdentity(read) => Action::ReadIdentity { user: user(read.user)? },
+        Wire::AcknowledgeIdentity(acknowledge) => {
+            Action::AcknowledgeIdentity { user: user(acknowledge.user)?, hash: acknowledge.hash }
+        }
     };
-    if let Action::Submit { recipient, .. } = &action
-        && Slot::of(*recipient) != slot
-    {
-        return Err(ApiError::invalid("slot", "is not the recipient's"));
+    match &action {
+        Action::Submit { recipient: user, .. } | Action::ReadIdentity { user } | Action::AcknowledgeIdentity { user, .. }
+            if Slot::of(*user) != slot =>
+        {
+            Err(ApiError::invalid("slot", "is not the recipient's"))
+        }
+        _ => Ok((number, slot, action)),
     }
-    Ok((number, slot, action))
 }

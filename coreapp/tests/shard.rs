@@ -1,5 +1,8 @@
 //! A shard against a real database and an upstream the test holds in its hand.
 
+#[path = "shard/identity.rs"]
+mod identity;
+
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;

@@ -7,6 +7,7 @@ mod callbacks;
 mod conflict;
 mod dead_letters;
 mod first_login;
+mod identity;
 mod media;
 mod reading;
 mod shards;

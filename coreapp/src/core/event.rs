@@ -1,9 +1,12 @@
 //! Callback bodies (spec/webhooks.md §3, §6, §7), rendered once and posted byte-identical at every try.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use estafet_model::{Code, MessageId, Status, WaId, message_id::Direction};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use super::peer::Identity;
 
 /// One status of one message.
 #[derive(Clone, Copy, Debug)]
@@ -122,24 +125,53 @@ pub fn status(event: &StatusEvent<'_>) -> Bytes {
     })
 }
 
+/// An identity as callbacks show it.
+pub fn identity(identity: &Identity) -> Value {
+    json!({
+        "acknowledged": identity.acknowledged,
+        "created_timestamp": identity.since_ms,
+        "hash": STANDARD.encode(identity.hash()),
+    })
+}
+
 /// The body that tells `business` of an incoming message. `content` is the message as the phone wrote it:
-/// an object with `type` and the member named like it; what is no such object becomes `unknown`.
-pub fn inbound(business: WaId, sender: WaId, profile_name: &str, id: &str, at_ms: i64, content: &[u8]) -> Bytes {
+/// an object with `type` and the member named like it; what is no such object becomes `unknown`. `known` is the
+/// sender's identity, where it is told.
+pub fn inbound(
+    business: WaId,
+    sender: WaId,
+    profile_name: &str,
+    id: &str,
+    at_ms: i64,
+    known: Option<&Identity>,
+    content: &[u8],
+) -> Bytes {
     let mut message = match serde_json::from_slice(content) {
         Ok(Value::Object(content)) if is_known(&content) => content,
         _ => unknown(),
     };
     settle(&mut message, business, sender);
-    let is_system = message.get("type").is_some_and(|t| t == "system");
+    // Who the sender is, is not the sender's to say.
+    message.remove("identity");
+    if let Some(known) = known {
+        message.insert("identity".to_owned(), identity(known));
+    }
+    head(&mut message, sender, id, at_ms);
+    to_bytes(&json!({ "contacts": [contact(sender, profile_name)], "messages": [message] }))
+}
+
+/// The body that tells of something that happened to a user (spec/webhooks.md §5).
+pub fn system(user: WaId, id: &str, at_ms: i64, content: &Value) -> Bytes {
+    let mut message = content.as_object().cloned().unwrap_or_default();
+    head(&mut message, user, id, at_ms);
+    to_bytes(&json!({ "messages": [message] }))
+}
+
+/// The members every message has.
+fn head(message: &mut Map<String, Value>, sender: WaId, id: &str, at_ms: i64) {
     message.insert("from".to_owned(), json!(sender));
     message.insert("id".to_owned(), json!(id));
     message.insert("timestamp".to_owned(), json!(seconds(at_ms)));
-    let mut body = Map::new();
-    if !is_system {
-        body.insert("contacts".to_owned(), json!([contact(sender, profile_name)]));
-    }
-    body.insert("messages".to_owned(), json!([message]));
-    to_bytes(&body)
 }
 
 /// The body that tells a condition which concerns no message.
@@ -155,8 +187,8 @@ fn contact(sender: WaId, profile_name: &str) -> Value {
     }
 }
 
-/// Types a phone may send (spec/webhooks.md §4).
-const INBOUND_TYPES: [&str; 14] = [
+/// Types a phone may send (spec/webhooks.md §4). Only the network and we make `system`.
+const INBOUND_TYPES: [&str; 13] = [
     "text",
     "image",
     "video",
@@ -170,7 +202,6 @@ const INBOUND_TYPES: [&str; 14] = [
     "interactive",
     "order",
     "reaction",
-    "system",
 ];
 
 fn is_known(content: &Map<String, Value>) -> bool {
@@ -239,6 +270,11 @@ mod tests {
         "15550000001".parse().unwrap()
     }
 
+    /// A message of [`sender`] whose identity is not told.
+    fn told(name: &str, id: &str, at_ms: i64, content: &[u8]) -> Bytes {
+        inbound(business(), sender(), name, id, at_ms, None, content)
+    }
+
     fn parse(body: &Bytes) -> Value {
         serde_json::from_slice(body).unwrap()
     }
@@ -278,7 +314,7 @@ mod tests {
 
     #[test]
     fn an_incoming_text_names_its_contact() {
-        let body = inbound(business(), sender(), "Kerry", "ABGG", 1_518_694_235_000, br#"{"type":"text","text":{"body":"hi"}}"#);
+        let body = told("Kerry", "ABGG", 1_518_694_235_000, br#"{"type":"text","text":{"body":"hi"}}"#);
         assert_eq!(
             parse(&body),
             json!({"contacts": [{"profile": {"name": "Kerry"}, "wa_id": "16315551234"}],
@@ -305,7 +341,7 @@ mod tests {
             for (member, value) in [("from", "16315551234"), ("id", "ABGG"), ("timestamp", "1518694235")] {
                 expected[member] = json!(value);
             }
-            let body = parse(&inbound(business(), sender(), "Kerry", "ABGG", 1_518_694_235_000, written.to_string().as_bytes()));
+            let body = parse(&told("Kerry", "ABGG", 1_518_694_235_000, written.to_string().as_bytes()));
             assert_eq!(body["messages"], json!([expected]));
             assert_eq!(body["contacts"], json!([{"profile": {"name": "Kerry"}, "wa_id": "16315551234"}]));
         }
@@ -313,9 +349,7 @@ mod tests {
 
     #[test]
     fn a_reaction_taken_back_has_no_emoji_and_a_button_always_a_payload() {
-        let message = |content: Value| {
-            parse(&inbound(business(), sender(), "", "ABGG", 0, content.to_string().as_bytes()))["messages"][0].clone()
-        };
+        let message = |content: Value| parse(&told("", "ABGG", 0, content.to_string().as_bytes()))["messages"][0].clone();
         for emoji in [json!(""), json!(null)] {
             let removed = message(json!({"type": "reaction", "reaction": {"message_id": "gBGG", "emoji": emoji}}));
             assert_eq!(removed["reaction"], json!({"message_id": "gBGG"}));
@@ -334,7 +368,7 @@ mod tests {
             (json!({"forwarded": true}), Value::Null),
         ] {
             let content = json!({"type": "text", "text": {"body": "hi"}, "context": context}).to_string();
-            let body = parse(&inbound(business(), sender(), "", "ABGG", 0, content.as_bytes()));
+            let body = parse(&told("", "ABGG", 0, content.as_bytes()));
             assert_eq!(body["messages"][0]["context"]["from"], expected, "{content}");
         }
     }
@@ -346,6 +380,7 @@ mod tests {
             b"[]",
             br#"{"type":"poll","poll":{}}"#,
             br#"{"type":"unsupported"}"#,
+            br#"{"type":"system","system":{"type":"user_changed_number","new_wa_id":"1"}}"#,
             br#"{"type":"text"}"#,
             br#"{"type":"text","text":null}"#,
             br#"{"type":"location","location":"here"}"#,
@@ -355,7 +390,7 @@ mod tests {
             b"\xff",
         ];
         for content in contents {
-            let body = parse(&inbound(business(), sender(), "", "ABGG", 0, content));
+            let body = parse(&told("", "ABGG", 0, content));
             assert_eq!(body["messages"][0]["type"], "unknown");
             assert_eq!(body["messages"][0]["errors"][0]["code"], 501);
             assert_eq!(body["contacts"], json!([{"wa_id": "16315551234"}]));
@@ -369,5 +404,28 @@ mod tests {
         assert_eq!(parse(&error(Code::Generic, details, None)), json!({"errors": [plain]}));
         let explained = parse(&error(Code::Generic, details, Some("https://example.org/errors")));
         assert_eq!(explained["errors"][0]["href"], "https://example.org/errors#1000");
+    }
+
+    #[test]
+    fn the_identity_of_a_sender_is_ours_to_tell() {
+        let mut peer = crate::core::peer::Peer::default();
+        peer.observe([7; 32], 1_602_532_300_000, false);
+        let content = br#"{"type":"text","text":{"body":"hi"},"identity":{"hash":"forged","acknowledged":true}}"#;
+        let body = parse(&inbound(business(), sender(), "", "ABGG", 0, peer.identity(), content));
+        assert_eq!(
+            body["messages"][0]["identity"],
+            json!({"acknowledged": true, "created_timestamp": 1_602_532_300_000_i64, "hash": "S7Bvjk46dxU="})
+        );
+        assert!(parse(&told("", "ABGG", 0, content))["messages"][0].get("identity").is_none());
+    }
+
+    #[test]
+    fn notices_have_no_contacts() {
+        let content = json!({"type": "system", "system": {"type": "user_changed_number", "new_wa_id": "16315559999"}});
+        assert_eq!(
+            parse(&system(sender(), "ABGG", 1_602_532_300_000, &content)),
+            json!({"messages": [{"from": "16315551234", "id": "ABGG", "timestamp": "1602532300", "type": "system",
+                "system": {"type": "user_changed_number", "new_wa_id": "16315559999"}}]})
+        );
     }
 }

@@ -3,7 +3,7 @@
 //! * [`slot_queue`]: bounded windows over what is stored, slot by slot.
 //! * [`outbox`]: which messages to send next, what is in flight, what to send again.
 //! * [`lanes`]: which callbacks to post next, when to try again, when to give up.
-//! * [`receipts`]: which statuses are news. [`event`]: callback bodies, rendered once.
+//! * [`peer`]: identity of a user and the sessions with it. [`receipts`]: which statuses are news. [`event`]: callback bodies, rendered once.
 //! * [`pending`]: the transaction being put together and what follows its commit.
 //! * [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
 
@@ -14,6 +14,7 @@ pub mod handoff;
 pub mod lanes;
 pub mod life;
 pub mod outbox;
+pub mod peer;
 pub mod pending;
 pub mod receipts;
 pub mod slot_queue;

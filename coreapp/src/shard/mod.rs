@@ -11,10 +11,11 @@
 //!
 //! * [`committing`]: the pipeline. [`sending`]: outbox to upstream. [`receiving`]: upstream to database.
 //! * [`requests`]: what webapps ask. [`reporting`]: callbacks, health. [`order`]: inputs and orders.
-//! * [`handing`]: planned moves.
+//! * [`handing`]: planned moves. [`identity`]: identities of users, and requests that wait to know them.
 
 mod committing;
 pub mod handing;
+mod identity;
 mod keys;
 mod metrics;
 pub mod order;
@@ -33,7 +34,7 @@ use std::{
 
 use estafet_model::{SeqAllocator, WaId};
 use estafet_store::Fence;
-use estafet_upstream::{Command, Delivery, e2e::Ratchet};
+use estafet_upstream::{Command, Delivery};
 use lru::LruCache;
 
 pub(crate) use keys::KeyRing;
@@ -49,6 +50,7 @@ use crate::{
         lanes::{Lanes, Post, Rules},
         life::{Life, Reason},
         outbox::Outbox,
+        peer::Peer,
         pending::Pending,
         receipts::Receipts,
     },
@@ -59,9 +61,9 @@ use committing::{Answered, Transaction};
 use handing::Handing;
 use sending::Preparation;
 
-/// Sessions kept unpickled. More than one transaction can touch, so a session that is evicted has
+/// Users kept with their sessions unpickled. More than one transaction can touch, so one that is evicted has
 /// been committed and can be loaded again.
-const RATCHETS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+const PEERS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Incoming messages remembered: more than one connection delivers before it is acknowledged.
 const INBOUND: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Slots loaded with one statement: 4096 rows, so that no statement over a backlog takes long.
@@ -96,9 +98,13 @@ pub struct Shard {
     files: Files,
     lanes: Lanes,
     receipts: Receipts,
-    ratchets: LruCache<WaId, Ratchet>,
+    peers: LruCache<WaId, Peer>,
     /// Incoming messages that were put into a transaction lately, committed or not.
     inbound: LruCache<String, ()>,
+    /// Requests that wait until their user is known, in order.
+    parked: VecDeque<(WaId, ShardRequest)>,
+    /// A look-up for them runs.
+    asking_for_peers: bool,
     /// Peers that could not decrypt: a new session is opened before anything else is sent to them.
     stale_sessions: HashSet<WaId>,
     pending: Pending<Answered>,
@@ -144,7 +150,9 @@ impl Shard {
             files: Files::default(),
             lanes: Lanes::recovering(slots(), rules),
             receipts: Receipts::default(),
-            ratchets: LruCache::new(RATCHETS),
+            peers: LruCache::new(PEERS),
+            parked: VecDeque::new(),
+            asking_for_peers: false,
             inbound: LruCache::new(INBOUND),
             stale_sessions: HashSet::new(),
             pending: Pending::default(),
@@ -194,6 +202,7 @@ impl Shard {
             Input::OutboxLoaded(asked, rows) => self.outbox.loaded(&asked, rows, LOAD_ROWS as usize),
             Input::EventsLoaded(asked, rows) => self.lanes.loaded(&asked, rows, LOAD_ROWS as usize),
             Input::SessionsLoaded(generation, rows) => self.sessions_loaded(generation, rows),
+            Input::PeersLoaded(asked, rows) => self.peers_loaded(&asked, rows),
             Input::FactsLoaded(facts) => self.facts_arrived(*facts),
             Input::InboundFound(reply, row) => self.inbound_found(reply, row),
             Input::Connected(result) => self.connected(result),
@@ -211,6 +220,7 @@ impl Shard {
         if self.life.accepts() {
             self.decide_arrived();
         }
+        self.ask_for_peers();
         self.start_commit();
         self.advance_handoff();
         if self.life == Life::Draining && self.committing.is_none() && self.pending.is_empty() && self.lanes.posting() == 0 {
@@ -224,9 +234,9 @@ impl Shard {
         let (rows, bytes) = self.pending.size();
         match most {
             // Group commit off: one request, one transaction.
-            1 => usize::from(rows == 0 && self.committing.is_none()),
+            1 => usize::from(rows == 0 && self.committing.is_none() && self.parked.is_empty()),
             _ if bytes >= MAX_TRANSACTION_BYTES || rows >= MAX_TRANSACTION_ROWS => 0,
-            _ => most.saturating_sub(self.pending.batch.messages.len()),
+            _ => most.saturating_sub(self.pending.batch.messages.len() + self.parked.len()),
         }
     }
 
@@ -301,18 +311,27 @@ impl Shard {
             reply.send(elsewhere.clone());
         }
         self.unanswered().for_each(|reply| reply.send(elsewhere.clone()));
+        self.parked.drain(..).for_each(|(_, request)| request.reply.send(elsewhere.clone()));
     }
 
     fn request(&mut self, request: ShardRequest) {
-        let ShardRequest { slot, action, reply } = request;
-        if !self.fence.slots().contains(&slot) {
-            return reply.send(not_owner());
+        if !self.fence.slots().contains(&request.slot) {
+            return request.reply.send(not_owner());
         }
+        if let Some(request) = self.park(request) {
+            self.carry_out(request);
+        }
+    }
+
+    fn carry_out(&mut self, request: ShardRequest) {
+        let ShardRequest { slot, action, reply } = request;
         match action {
             Action::Submit { recipient, id_key, body } => self.submit(slot, recipient, id_key, body, reply),
             Action::MarkRead { message_id } => self.mark_read(message_id, reply),
             Action::DeadLetters { seqs, requeue } => self.dead_letters(slot, seqs, requeue, reply),
             Action::CheckContacts { wa_ids } => self.check_contacts(wa_ids, reply),
+            Action::ReadIdentity { user } => self.read_identity(user, reply),
+            Action::AcknowledgeIdentity { user, hash } => self.acknowledge_identity(user, &hash, reply),
         }
     }
 }

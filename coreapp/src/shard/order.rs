@@ -55,6 +55,8 @@ pub enum Input {
     EventsLoaded(Vec<(Slot, Seq)>, Vec<StoredEvent>),
     /// The end of [`Order::LoadSessions`].
     SessionsLoaded(u64, Vec<SessionRow>),
+    /// The end of [`Order::LoadPeers`].
+    PeersLoaded(Vec<WaId>, Vec<SessionRow>),
     /// The end of [`Order::LearnFacts`].
     FactsLoaded(Box<Facts>),
     /// The end of [`Order::FindInbound`].
@@ -93,6 +95,8 @@ pub enum Order {
         /// The peers.
         peers: Vec<WaId>,
     },
+    /// Read the sessions with these users, which requests wait for.
+    LoadPeers(Vec<WaId>),
     /// Read what deliveries are decided with.
     LearnFacts(Questions),
     /// Look an incoming message up.

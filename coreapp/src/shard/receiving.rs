@@ -6,7 +6,7 @@ use estafet_model::{MessageId, Seq, Slot, Status, WaId};
 use estafet_store::{NewInbound, StatusRow};
 use estafet_upstream::{
     Delivery, Item,
-    e2e::{Ratchet, Sealed},
+    e2e::{self, IdentityKey, Ratchet, Sealed},
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     order::{Facts, Questions},
 };
 use crate::{
-    core::{event, pending::Effect},
+    core::{event, peer::Peer, pending::Effect},
     media,
 };
 
@@ -52,8 +52,16 @@ impl Shard {
                 Item::Receipt { .. } => {}
                 Item::Inbound { sender, message_id, .. } => {
                     questions.inbound.push(message_id.clone());
-                    if !self.ratchets.contains(sender) {
+                    if !self.peers.contains(sender) {
                         questions.peers.push(*sender);
+                    }
+                }
+                Item::IdentityChanged { user, .. } if !self.peers.contains(user) => questions.peers.push(*user),
+                Item::IdentityChanged { .. } => {}
+                Item::NumberChanged { user, new_user, at_ms, .. } => {
+                    questions.inbound.push(self.moved_id(*user, *new_user, *at_ms));
+                    if !self.peers.contains(user) {
+                        questions.peers.push(*user);
                     }
                 }
                 Item::Retry { slot, seq, .. } => questions.messages.push((*slot, *seq)),
@@ -84,7 +92,7 @@ impl Shard {
                     let is_new = facts.known_inbound.insert(message_id.clone()) && !self.inbound.contains(&message_id);
                     if is_new {
                         self.inbound.put(message_id.clone(), ());
-                        let content = self.decrypt(sender, &sealed, &identity_key);
+                        let content = self.decrypt(sender, &sealed, &identity_key, at_ms);
                         self.store_inbound(sender, message_id, at_ms, profile_name, content);
                     }
                 }
@@ -94,6 +102,10 @@ impl Shard {
                     if let Some(message) = facts.messages.remove(&(slot, seq)) {
                         self.outbox.resend(message);
                     }
+                }
+                Item::IdentityChanged { user, identity_key, at_ms } => self.observe(user, identity_key, at_ms),
+                Item::NumberChanged { user, new_user, profile_name, at_ms } => {
+                    self.number_changed((user, new_user), &profile_name, at_ms, &facts.known_inbound);
                 }
             }
         }
@@ -118,16 +130,8 @@ impl Shard {
     }
 
     /// The plaintext; empty when it cannot be had, which the business sees as an unknown message.
-    fn decrypt(&mut self, sender: WaId, sealed: &Sealed, identity_key: &[u8]) -> Bytes {
-        let account = &mut self.keys.account;
-        let plaintext = match self.ratchets.get_mut(&sender) {
-            Some(ratchet) => ratchet.decrypt(account, sealed, identity_key),
-            None => Ratchet::inbound(account, sealed, identity_key).map(|(ratchet, plaintext)| {
-                self.ratchets.put(sender, ratchet);
-                plaintext
-            }),
-        };
-        match plaintext {
+    fn decrypt(&mut self, sender: WaId, sealed: &Sealed, identity_key: &[u8], at_ms: i64) -> Bytes {
+        match self.open(sender, sealed, identity_key, at_ms) {
             Ok(plaintext) => {
                 self.store_session(Slot::of(sender), sender);
                 plaintext.into()
@@ -140,10 +144,30 @@ impl Shard {
         }
     }
 
+    /// Decrypts over a known session, or over the one that the message opens; a message proves the identity it opens
+    /// a session with.
+    fn open(&mut self, sender: WaId, sealed: &Sealed, identity_key: &[u8], at_ms: i64) -> Result<Vec<u8>, e2e::Error> {
+        let key = IdentityKey::try_from(identity_key).map_err(|_| e2e::Error::Key)?;
+        let account = &mut self.keys.account;
+        let known = self.peers.get_mut(&sender).filter(|peer| !peer.differs(&key));
+        if let Some(ratchet) = known.and_then(|peer| peer.ratchet.as_mut()) {
+            let plaintext = ratchet.decrypt(account, sealed, identity_key)?;
+            self.observe(sender, key, at_ms);
+            return Ok(plaintext);
+        }
+        let (ratchet, plaintext) = Ratchet::inbound(account, sealed, identity_key)?;
+        self.peers.get_or_insert_mut(sender, Peer::default);
+        self.observe(sender, key, at_ms);
+        self.peers.get_or_insert_mut(sender, Peer::default).ratchet = Some(ratchet);
+        Ok(plaintext)
+    }
+
     fn store_inbound(&mut self, sender: WaId, id: String, at_ms: i64, profile_name: String, content: Bytes) {
         self.metrics.inbound.add(1, &[]);
         let slot = Slot::of(sender);
-        let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, &content);
+        let tells = self.settings.settings.show_security_notifications;
+        let identity = self.peers.peek(&sender).and_then(Peer::identity).filter(|_| tells);
+        let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, identity, &content);
         let kind = if media::waits(&content) { media::KIND } else { "inbound_message" };
         self.event(slot, Some(sender), kind, at_ms, body);
         self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, body: content });

@@ -132,6 +132,7 @@ impl Shard {
 fn failure_details(code: u16) -> &'static str {
     match Code::from_number(code) {
         Some(Code::UserNotValid) => "The recipient is not on the network",
+        Some(Code::UserPotentiallyChanged) => "The identity of the recipient has changed and was not acknowledged",
         Some(Code::MessageExpired) => "The message was not delivered in time",
         _ => "",
     }

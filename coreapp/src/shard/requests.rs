@@ -21,6 +21,10 @@ impl Shard {
         if self.unsettled >= self.config.max_outbox {
             return reply.send(overloaded());
         }
+        if self.is_held(recipient) {
+            return reply
+                .send(refused(&ApiError::new(Code::IdentityChanged, "Acknowledge the new identity of the recipient first")));
+        }
         let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
         self.unsettled += 1;
         let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms, body };

@@ -202,6 +202,10 @@ impl Runner {
             }),
             Order::LoadSessions { generation, peers } => self
                 .job(async move { Input::SessionsLoaded(generation, read("sessions", || store.sessions(number, &peers)).await) }),
+            Order::LoadPeers(peers) => self.job(async move {
+                let rows = read("users", || store.sessions(number, &peers)).await;
+                Input::PeersLoaded(peers, rows)
+            }),
             Order::LearnFacts(questions) => self.job(async move {
                 Input::FactsLoaded(Box::new(read("facts of deliveries", || questions.ask(&*store, number)).await))
             }),

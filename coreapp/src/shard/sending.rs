@@ -10,11 +10,11 @@ use estafet_model::{Code, MessageId, Slot, Status, WaId};
 use estafet_store::{MessageRow, SessionRow};
 use estafet_upstream::{
     Command, ConnectError, Envelope, Event, Verdict,
-    e2e::{self, KeyBundle, Ratchet},
+    e2e::{self, IdentityKey, KeyBundle, Ratchet},
 };
 
 use super::{Order, Shard, Upline};
-use crate::core::{files::Prepared, life::Reason, pending::Effect};
+use crate::core::{files::Prepared, life::Reason, peer::Peer, pending::Effect};
 
 /// Messages prepared together.
 const PREPARE: usize = 256;
@@ -98,7 +98,7 @@ impl Shard {
         peers.dedup();
         let (generation, missing) = (self.generation, peers.iter().copied().collect());
         self.preparation = Some(Preparation { generation, messages, missing, unknown: BTreeSet::new() });
-        peers.retain(|peer| !self.ratchets.contains(peer));
+        peers.retain(|peer| !self.peers.contains(peer));
         if peers.is_empty() {
             return self.sessions_loaded(generation, Vec::new());
         }
@@ -116,7 +116,7 @@ impl Shard {
     }
 
     fn lacks_session(&self, peer: &WaId) -> bool {
-        !self.ratchets.contains(peer) || self.stale_sessions.contains(peer)
+        self.peers.peek(peer).is_none_or(|known| known.ratchet.is_none()) || self.stale_sessions.contains(peer)
     }
 
     /// Sessions from the database; the network is asked for keys of the peers that have none.
@@ -143,11 +143,11 @@ impl Shard {
 
     /// Remembers a stored session, unless memory has a newer state.
     pub(super) fn learn_session(&mut self, row: &SessionRow) {
-        if self.ratchets.contains(&row.peer) {
+        if self.peers.contains(&row.peer) {
             return;
         }
-        match Ratchet::from_bytes(&row.state) {
-            Ok(ratchet) => drop(self.ratchets.put(row.peer, ratchet)),
+        match Peer::from_bytes(&row.state) {
+            Ok(peer) => drop(self.peers.put(row.peer, peer)),
             Err(error) => tracing::error!(%error, "a stored session is unreadable, opening a new one"),
         }
     }
@@ -168,12 +168,23 @@ impl Shard {
         self.proceed(preparation);
     }
 
-    /// Opens a session; earlier ones with the peer stay good for what is still on its way.
+    /// Opens a session; earlier ones with the same identity stay good for what is still on its way.
     fn open_session(&mut self, peer: WaId, bundle: &KeyBundle) -> Result<(), e2e::Error> {
-        match self.ratchets.get_mut(&peer) {
-            Some(ratchet) => ratchet.renew(&self.keys.account, bundle),
-            None => Ratchet::outbound(&self.keys.account, bundle).map(|ratchet| drop(self.ratchets.put(peer, ratchet))),
+        let key = IdentityKey::try_from(&*bundle.identity_key).map_err(|_| e2e::Error::Key)?;
+        let known = self.peers.get_or_insert_mut(peer, Peer::default);
+        let is_same = !known.differs(&key);
+        match known.ratchet.as_mut().filter(|_| is_same) {
+            Some(ratchet) => {
+                ratchet.renew(&self.keys.account, bundle)?;
+                self.observe(peer, key, self.now_ms);
+            }
+            None => {
+                let ratchet = Ratchet::outbound(&self.keys.account, bundle)?;
+                self.observe(peer, key, self.now_ms);
+                self.peers.get_or_insert_mut(peer, Peer::default).ratchet = Some(ratchet);
+            }
         }
+        Ok(())
     }
 
     /// Every session is there: encrypts, stores the stepped sessions, sends after the commit.
@@ -185,8 +196,12 @@ impl Shard {
                 self.verdict(self.failed(&message, Code::Internal));
                 continue;
             };
-            let session = self.ratchets.get_mut(&message.recipient).filter(|_| !preparation.unknown.contains(&message.recipient));
-            let Some(ratchet) = session else {
+            if self.is_held(message.recipient) {
+                self.verdict(self.failed(&message, Code::UserPotentiallyChanged));
+                continue;
+            }
+            let peer = self.peers.get_mut(&message.recipient).filter(|_| !preparation.unknown.contains(&message.recipient));
+            let Some(ratchet) = peer.and_then(|peer| peer.ratchet.as_mut()) else {
                 self.verdict(self.failed(&message, Code::UserNotValid));
                 continue;
             };
@@ -209,8 +224,8 @@ impl Shard {
 
     /// Puts the present state of a session into the transaction.
     pub(super) fn store_session(&mut self, slot: Slot, peer: WaId) {
-        if let Some(ratchet) = self.ratchets.peek(&peer) {
-            self.pending.session(SessionRow { slot, peer, state: ratchet.to_bytes().into() });
+        if let Some(state) = self.peers.peek(&peer).and_then(Peer::to_bytes) {
+            self.pending.session(SessionRow { slot, peer, state: state.into() });
         }
     }
 

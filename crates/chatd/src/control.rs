@@ -22,6 +22,8 @@ pub fn router(phones: Phones) -> Router {
         .route("/sandbox/phones/{number}/inbox", get(inbox))
         .route("/sandbox/phones/{number}/sent", get(sent))
         .route("/sandbox/phones/{number}/mode", put(set_mode))
+        .route("/sandbox/phones/{number}/identity", post(new_identity))
+        .route("/sandbox/phones/{number}/number", put(change_number))
         .route("/sandbox/phones/{number}/messages", post(send))
         .route("/sandbox/phones/{number}/messages/{id}/file", get(file))
         .route("/sandbox/files", post(leave_file).layer(DefaultBodyLimit::disable()))
@@ -41,7 +43,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = match error {
             Error::Unknown(_) | Error::UnknownBusiness(_) => StatusCode::NOT_FOUND,
-            Error::Exists(_) | Error::IsBusiness(_) | Error::NoBusiness => StatusCode::CONFLICT,
+            Error::Exists(_) | Error::IsBusiness(_) | Error::NoBusiness | Error::OutOfReach(_) => StatusCode::CONFLICT,
             Error::Ambiguous | Error::Content(_) => StatusCode::BAD_REQUEST,
             Error::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
@@ -118,6 +120,28 @@ async fn set_mode(
     Ok(Json(json!({ "number": phone, "mode": mode })))
 }
 
+/// The app is installed again.
+async fn new_identity(State(phones): State<Phones>, Path(phone): Path<String>) -> Result<Json<Value>, Problem> {
+    let phone = number(&phone)?;
+    phones.new_identity(phone).await?;
+    Ok(Json(json!({ "number": phone })))
+}
+
+#[derive(Deserialize)]
+struct NewNumber {
+    number: WaId,
+}
+
+async fn change_number(
+    State(phones): State<Phones>,
+    Path(phone): Path<String>,
+    new: Result<Json<NewNumber>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let (phone, Json(NewNumber { number: new })) = (number(&phone)?, new?);
+    phones.change_number(phone, new).await?;
+    Ok(Json(json!({ "number": new })))
+}
+
 /// The body is the content; its member `to`, if there is one, names the business number.
 async fn send(
     State(phones): State<Phones>,
@@ -167,6 +191,14 @@ mod tests {
         assert_eq!(call(&router, "PUT", "/sandbox/phones/16315551234/mode", r#"{"mode":"offline"}"#).await.0, 200);
         assert!((400..500).contains(&call(&router, "PUT", "/sandbox/phones/16315551234/mode", r#"{"mode":"lost"}"#).await.0));
         assert_eq!(call(&router, "GET", "/sandbox/phones", "").await.1[2]["mode"], "offline");
+        assert!((400..500).contains(&call(&router, "PUT", "/sandbox/phones/16315551234/mode", r#"{"mode":"left"}"#).await.0));
+        assert_eq!(call(&router, "POST", "/sandbox/phones/16315551234/identity", "").await.0, 200);
+        let (path, to) = ("/sandbox/phones/16315551234/number", r#"{"number":"16315559999"}"#);
+        assert_eq!(call(&router, "PUT", path, to).await.0, 409, "it is offline");
+        assert_eq!(call(&router, "PUT", "/sandbox/phones/16315551234/mode", r#"{"mode":"read"}"#).await.0, 200);
+        assert_eq!(call(&router, "PUT", path, r#"{"number":"15550001001"}"#).await.0, 409, "somebody has that number");
+        assert_eq!((call(&router, "PUT", path, to).await.0, call(&router, "PUT", path, to).await.0), (200, 404));
+        assert_eq!(call(&router, "GET", "/sandbox/phones", "").await.1[2]["number"], "16315559999");
         let (status, inbox) = call(&router, "GET", "/sandbox/phones/15550001001/inbox", "").await;
         assert_eq!((status, inbox["duplicates"].as_u64(), inbox["messages"].as_array().map(Vec::len)), (200, Some(0), Some(0)));
         let (status, problem) = call(&router, "GET", "/sandbox/phones/15550009999/inbox", "").await;

@@ -63,6 +63,9 @@ impl Sealed {
     }
 }
 
+/// A Curve25519 identity key.
+pub type IdentityKey = [u8; 32];
+
 /// What a user's phone publishes so that others can open a session to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyBundle {

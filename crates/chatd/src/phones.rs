@@ -33,10 +33,13 @@ pub enum Mode {
     Offline,
     /// Its user has blocked the business: the network accepts them and drops them.
     Block,
+    /// Its user has moved to another number: not on the network any more. Nobody sets it by hand.
+    #[serde(skip_deserializing)]
+    Left,
 }
 
 impl Mode {
-    /// Every mode.
+    /// Every mode that can be set.
     pub const ALL: [Self; 5] = [Self::Read, Self::Deliver, Self::Ignore, Self::Offline, Self::Block];
 
     /// The word for it.
@@ -47,7 +50,13 @@ impl Mode {
             Self::Ignore => "ignore",
             Self::Offline => "offline",
             Self::Block => "block",
+            Self::Left => "left",
         }
+    }
+
+    /// The mode with this word, also where nobody can set it.
+    pub(crate) fn stored(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().chain([Self::Left]).find(|mode| mode.as_str() == word)
     }
 }
 
@@ -142,6 +151,9 @@ pub enum Error {
     /// The content is not a message: a JSON object with a `type`.
     #[error("{0}")]
     Content(&'static str),
+    /// A number is changed online, and not before what waits has arrived.
+    #[error("{0} is out of reach, or messages wait for it; its number can be changed when it has them")]
+    OutOfReach(WaId),
     /// A file cannot be read.
     #[error("the file cannot be read: {0}")]
     File(String),
@@ -158,6 +170,8 @@ pub(crate) enum Request {
     List(Reply<Vec<Info>>),
     Add(WaId, Option<String>, Reply<()>),
     SetMode(WaId, Mode, Reply<()>),
+    NewIdentity(WaId, Reply<()>),
+    ChangeNumber(WaId, WaId, Reply<()>),
     Send { from: WaId, to: Option<WaId>, content: serde_json::Value, reply: Reply<String> },
     Inbox(WaId, Reply<Inbox>),
     Sent(WaId, Reply<Vec<Sent>>),
@@ -188,6 +202,16 @@ impl Phones {
     /// Changes what a phone does; leaving `offline` brings in what waits.
     pub async fn set_mode(&self, number: WaId, mode: Mode) -> Result<(), Error> {
         self.ask(|reply| Request::SetMode(number, mode, reply)).await
+    }
+
+    /// Installs the app of a phone again: new keys, so that nothing sent to the old ones can be read.
+    pub async fn new_identity(&self, number: WaId) -> Result<(), Error> {
+        self.ask(|reply| Request::NewIdentity(number, reply)).await
+    }
+
+    /// Moves the user of a phone to another number; the one that is left is not on the network any more.
+    pub async fn change_number(&self, number: WaId, new_number: WaId) -> Result<(), Error> {
+        self.ask(|reply| Request::ChangeNumber(number, new_number, reply)).await
     }
 
     /// Makes a phone write to a business, by default the only one; returns the message's id.

@@ -156,8 +156,11 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
     let heartbeat_ms = config.heartbeat.as_millis().clamp(1, u128::from(u32::MAX)) as u32;
     let mut network = Network::restore(storage.load().await?, config.seed.unwrap_or_else(rand::random), heartbeat_ms);
     for number in FIRST_PHONE..FIRST_PHONE + u64::from(config.phones) {
-        // A phone that is there already stays as it is.
-        let _ = network.add_phone(WaId::from_u64(number).map_err(|_| Error::Phones)?, None);
+        let number = WaId::from_u64(number).map_err(|_| Error::Phones)?;
+        // A phone that is there already stays as it is, and a number that was left stays empty.
+        if network.had_phone(number).is_err() {
+            let _ = network.add_phone(number, None);
+        }
     }
     let audit_path = config.data_dir.join("chatd-audit.jsonl");
     let blobs = Blobs::open(config.data_dir.join("blobs"));
@@ -390,12 +393,14 @@ impl Driver {
             Request::List(reply) => answer(reply, Ok(self.network.phones())),
             Request::Add(number, name, reply) => answer(reply, self.network.add_phone(number, name)),
             Request::SetMode(number, mode, reply) => answer(reply, self.network.set_mode(number, mode)),
+            Request::NewIdentity(number, reply) => answer(reply, self.network.new_identity(&mut batch, number)),
+            Request::ChangeNumber(number, new, reply) => answer(reply, self.network.change_number(&mut batch, number, new)),
             Request::Send { from, to, content, reply } => answer(reply, self.network.send(&mut batch, from, to, &content)),
-            Request::Inbox(number, reply) => match self.network.has_phone(number) {
+            Request::Inbox(number, reply) => match self.network.had_phone(number) {
                 Ok(()) => answer(reply, Ok(self.storage.inbox(number).await?)),
                 Err(error) => answer(reply, Err(error)),
             },
-            Request::Sent(number, reply) => match self.network.has_phone(number) {
+            Request::Sent(number, reply) => match self.network.had_phone(number) {
                 Ok(()) => answer(reply, Ok(self.storage.sent(number).await?)),
                 Err(error) => answer(reply, Err(error)),
             },

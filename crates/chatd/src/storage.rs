@@ -16,7 +16,7 @@ use sqlx::{
 use crate::{
     e2e::Sealed,
     network::changes::{Changes, NumberRow, Parcel, PhoneRow, Retry, Stored, WaitingRow},
-    phones::{Inbox, Received, Sent},
+    phones::{Inbox, Mode, Received, Sent},
     session::Claim,
 };
 
@@ -236,6 +236,9 @@ async fn write_sessions(db: &mut SqliteConnection, changes: &Changes) -> Result<
     for number in &changes.ratchets_dropped {
         sqlx::query("DELETE FROM ratchets WHERE number = ?").bind(number.as_i64()).execute(&mut *db).await?;
     }
+    for phone in &changes.phones_reset {
+        sqlx::query("DELETE FROM ratchets WHERE phone = ?").bind(phone.as_i64()).execute(&mut *db).await?;
+    }
     Ok(())
 }
 
@@ -420,7 +423,7 @@ fn read_phone(row: &SqliteRow) -> Option<PhoneRow> {
     Some(PhoneRow {
         phone: wa_id(row, 0)?,
         name: row.get(1),
-        mode: row.get::<&str, _>(2).parse().ok()?,
+        mode: Mode::stored(row.get(2))?,
         account: row.get(3),
         received: unsigned(row, 4)?,
         sent: unsigned(row, 5)?,

@@ -251,4 +251,24 @@ pub enum Item {
         /// Unique key of the id.
         id_key: IdKey,
     },
+    /// A user's app has new keys.
+    IdentityChanged {
+        /// The user.
+        user: WaId,
+        /// The identity key from now on.
+        identity_key: e2e::IdentityKey,
+        /// When, milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// A user has moved to another number.
+    NumberChanged {
+        /// The number that was left.
+        user: WaId,
+        /// The number that was taken.
+        new_user: WaId,
+        /// Profile name of the user.
+        profile_name: String,
+        /// When, milliseconds since 1970.
+        at_ms: i64,
+    },
 }

@@ -6,12 +6,17 @@ mod business;
 use std::time::Duration;
 
 use business::{Business, Network, phone};
-use estafet_chatd::{Config, frames::Error as TransportError, noise, phones::Mode};
+use estafet_chatd::{
+    Config,
+    frames::Error as TransportError,
+    noise,
+    phones::{self, Mode},
+};
 use estafet_model::{Shard, ShardCount, Slot, Status, WaId};
 use estafet_proto::chat::{self, ClientFrame, ServerFrame, client_frame, server_frame};
 use estafet_runtime::Tasks;
 use estafet_upstream::{
-    Command, ConnectError, Event, Item, Login, Upstream as _,
+    Command, ConnectError, Envelope, Event, Item, Login, Upstream as _,
     chat::ChatUpstream,
     e2e::{Ratchet, Sealed},
 };
@@ -338,6 +343,86 @@ async fn a_phone_that_cannot_decrypt_asks_again_and_gives_up_after_three_times()
         .filter(|delivery| matches!(delivery.item, Item::Retry { id_key, .. } if id_key == lost.id_key));
     assert_eq!((retries.count(), link.heard.statuses(lost.id_key)), (3, vec![Status::Failed]));
     network.assert_clean();
+    network.stop().await;
+}
+
+#[tokio::test]
+async fn new_keys_of_a_phone_are_announced_and_what_waits_for_the_old_ones_is_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Network::start(dir.path()).await;
+    let mut business = Business::new();
+    let mut link = business.connect(&network, 1, 1).await.unwrap();
+    business.open_sessions(&mut link, &[phone(0)]).await;
+    let read = business.text(phone(0), "read before");
+    link.command(Command::Send(vec![read.clone()])).await;
+    link.hear_until(|heard| heard.deliveries.len() == 2).await;
+    network.chatd.phones.set_mode(phone(0), Mode::Offline).await.unwrap();
+    let waiting = business.text(phone(0), "on its way");
+    link.command(Command::Send(vec![waiting.clone()])).await;
+    link.settle().await;
+    network.chatd.phones.new_identity(phone(0)).await.unwrap();
+    network.chatd.phones.set_mode(phone(0), Mode::Read).await.unwrap();
+    link.hear_until(|heard| heard.deliveries.len() == 4).await;
+    let Item::IdentityChanged { user, identity_key, .. } = link.heard.deliveries[2].item else { panic!("not announced") };
+    assert!(user == phone(0) && matches!(link.heard.deliveries[3].item, Item::Retry { id_key, .. } if id_key == waiting.id_key));
+
+    link.command(Command::FetchKeys(vec![phone(0)])).await;
+    let Some(Event::Keys(keys)) = link.hear().await else { panic!("no keys") };
+    let bundle = keys[0].1.clone().unwrap();
+    assert_eq!(bundle.identity_key.as_ref(), identity_key);
+    let mut ratchet = Ratchet::outbound(&business.account, &bundle).unwrap();
+    let again = Envelope { sealed: ratchet.encrypt(br#"{"type":"text","text":{"body":"on its way"}}"#), ..waiting.clone() };
+    // The one that was read is not read again, whatever is sent.
+    link.command(Command::Send(vec![read.clone(), again.clone(), again])).await;
+    link.hear_until(|heard| heard.statuses(waiting.id_key).len() == 2).await;
+    assert_eq!(network.inbox(phone(0)).await, ["read before", "on its way"]);
+    network.assert_clean();
+    network.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_who_moves_is_announced_and_leaves_the_old_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Network::start(dir.path()).await;
+    let mut business = Business::new();
+    let mut link = business.connect(&network, 1, 1).await.unwrap();
+    business.open_sessions(&mut link, &[phone(0)]).await;
+    let first = business.text(phone(0), "before");
+    link.command(Command::Send(vec![first])).await;
+    link.hear_until(|heard| heard.deliveries.len() == 2).await;
+    let (phones, new) = (&network.chatd.phones, WaId::from_u64(16_315_559_999).unwrap());
+    phones.set_mode(phone(0), Mode::Offline).await.unwrap();
+    assert!(matches!(phones.change_number(phone(0), new).await, Err(phones::Error::OutOfReach(_))));
+    phones.set_mode(phone(0), Mode::Deliver).await.unwrap();
+    assert!(matches!(phones.change_number(phone(0), phone(1)).await, Err(phones::Error::Exists(_))));
+    assert!(matches!(phones.change_number(phone(0), business.number).await, Err(phones::Error::IsBusiness(_))));
+    phones.change_number(phone(0), new).await.unwrap();
+    link.hear_until(|heard| heard.deliveries.len() == 3).await;
+    assert!(
+        matches!(link.heard.deliveries[2].item, Item::NumberChanged { user, new_user, .. } if (user, new_user) == (phone(0), new))
+    );
+
+    link.command(Command::CheckContacts { query: 5, wa_ids: vec![phone(0), new] }).await;
+    assert!(matches!(link.hear().await, Some(Event::Contacts { on_network, .. }) if on_network == [new]));
+    let late = business.text(phone(0), "after");
+    business.open_sessions(&mut link, &[new]).await;
+    let moved = business.text(new, "hello again");
+    link.command(Command::Send(vec![late, moved.clone()])).await;
+    link.hear_until(|heard| heard.verdicts.len() == 3 && heard.statuses(moved.id_key).len() == 1).await;
+    assert_eq!(link.heard.verdicts[1].error_code, Some(1013), "the old number is nobody's");
+    assert!(phones.send(phone(0), None, json!({"type": "text", "text": {"body": "x"}})).await.is_err());
+    phones.send(new, None, json!({"type": "text", "text": {"body": "x"}})).await.unwrap();
+    link.hear_until(|heard| heard.deliveries.len() == 5).await;
+    assert_eq!(
+        (network.inbox(phone(0)).await, network.inbox(new).await),
+        (vec!["before".to_owned()], vec!["hello again".to_owned()])
+    );
+
+    network.stop().await;
+    let network = Network::start(dir.path()).await;
+    assert!(network.chatd.phones.list().await.unwrap().iter().all(|phone| phone.number != self::phone(0)), "it stays left");
+    network.chatd.phones.add(phone(0), None).await.unwrap();
+    network.chatd.phones.send(phone(0), None, json!({"type": "text", "text": {"body": "somebody else"}})).await.unwrap();
     network.stop().await;
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     now_s,
-    setup::{Stage, apply_setting},
+    setup::{Stage, apply_setting, become_known},
 };
 
 /// The user of all callback vectors.
@@ -80,6 +80,17 @@ async fn pull(trigger: &Value, stage: &Stage, names: &mut Names) -> anyhow::Resu
             content["context"] = json!({ "id": names.fill_value(&inbound["in_reply_to"])? });
         }
         api.phone_sends(from, &content).await?;
+        return Ok(());
+    }
+    if let Some(act @ ("changes_identity" | "changes_number")) = trigger["phone"].as_str() {
+        let user = trigger["wa_id"].as_str().unwrap_or(PHONE);
+        become_known(stage, user).await?;
+        if act == "changes_identity" {
+            return api.phone_gets_new_identity(user).await;
+        }
+        let to = trigger["to"].as_str().context("no number to change to")?;
+        let answer = api.phone_changes_number(user, to).await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
         return Ok(());
     }
     let message = match trigger.get("send") {

@@ -232,6 +232,15 @@ async fn bring_about(state: &str, stage: &Stage, account: &Api, user: &str, name
             let path = names.fill("/v1/media/{{media_jpeg}}")?;
             succeed(account, Method::DELETE, &path, None).await?;
         }
+        "known_contact_16315551234" => become_known(stage, PHONES[0].0).await?,
+        "identity_changed_16315551234" => {
+            let user = PHONES[0].0;
+            become_known(stage, user).await?;
+            let before = hash_of(account, user).await?;
+            stage.anonymous.phone_gets_new_identity(user).await?;
+            until("the new identity is known", async || Ok(hash_of(account, user).await? != before)).await?;
+            names.set("identity_hash", hash_of(account, user).await?);
+        }
         "user_deleted" => succeed(stage.admin()?, Method::DELETE, &format!("/v1/users/{user}"), None).await?,
         "inbound_text_stored" => {
             let id = stage.anonymous.phone_sends_text(PHONES[0].0, "an incoming text").await?;
@@ -249,6 +258,17 @@ async fn bring_about(state: &str, stage: &Stage, account: &Api, user: &str, name
         other => bail!("nothing brings about the state `{other}`"),
     }
     Ok(())
+}
+
+/// Has the business and a phone exchange a message: only of users it knows is the business told anything.
+pub(super) async fn become_known(stage: &Stage, user: &str) -> anyhow::Result<()> {
+    let id = stage.anonymous.phone_sends_text(user, "hello").await?;
+    stage.sink.wait_for_message(&id).await.map(drop)
+}
+
+async fn hash_of(account: &Api, user: &str) -> anyhow::Result<String> {
+    let answer = account.identity(user).await?;
+    answer.text_at("/contacts/hash").map(str::to_owned).with_context(|| format!("no hash in {}", answer.text))
 }
 
 async fn add_template(stage: &Stage, name: &str, components: &Value) -> anyhow::Result<()> {

@@ -266,6 +266,26 @@ impl Api {
         Ok(())
     }
 
+    /// Gives a phone new keys.
+    pub async fn phone_gets_new_identity(&self, phone: &str) -> anyhow::Result<()> {
+        self.call(Method::POST, &format!("/sandbox/phones/{phone}/identity"), None).await?.expect(StatusCode::OK).map(drop)
+    }
+
+    /// Moves the user of a phone to another number, whatever the outcome.
+    pub async fn phone_changes_number(&self, phone: &str, to: &str) -> anyhow::Result<Answer> {
+        self.call(Method::PUT, &format!("/sandbox/phones/{phone}/number"), Some(&json!({ "number": to }))).await
+    }
+
+    /// What is known of a user's identity, or that nothing is.
+    pub async fn identity(&self, user: &str) -> anyhow::Result<Answer> {
+        self.call(Method::GET, &format!("/v1/contacts/{user}/identity"), None).await
+    }
+
+    /// Accepts a user's identity, whatever the outcome.
+    pub async fn acknowledge_identity(&self, user: &str, hash: &str) -> anyhow::Result<Answer> {
+        self.call(Method::PUT, &format!("/v1/contacts/{user}/identity"), Some(&json!({ "hash": hash }))).await
+    }
+
     /// Makes a phone write to the business; returns the id of its message.
     pub async fn phone_sends(&self, phone: &str, content: &Value) -> anyhow::Result<String> {
         let answer = self.call(Method::POST, &format!("/sandbox/phones/{phone}/messages"), Some(content)).await?;

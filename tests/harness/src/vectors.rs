@@ -258,6 +258,7 @@ fn matches_by(name: &str, value: Option<&Value>, wanted: &Value, now_s: i64) -> 
             let regex = Regex::new(wanted.as_str().unwrap_or_default()).map_err(|error| error.to_string())?;
             value.as_str().is_some_and(|text| regex.is_match(text))
         }
+        "$type" if wanted == "integer" => value.is_i64() || value.is_u64(),
         "$type" => wanted.as_str() == Some(type_name(value)),
         "$in" => wanted.as_array().is_some_and(|choices| choices.iter().any(|choice| same(value, choice))),
         "$about_utc" => is_about(value, wanted.as_str().unwrap_or_default(), now_s),
@@ -351,7 +352,7 @@ mod tests {
     fn matchers_accept_what_fits() {
         let body = json!({ "a": "v2.57", "b": [1, 2], "c": 2.0, "t": "2023-11-21 22:13:20+00:00", "s": "1700000010" });
         let has = json!({
-            "/a": { "$regex": "^v\\d" }, "/b": { "$type": "array" }, "/b/1": { "$in": [2, 3] }, "/c": 2,
+            "/a": { "$regex": "^v\\d" }, "/b": { "$type": "array" }, "/b/0": { "$type": "integer" }, "/b/1": { "$in": [2, 3] }, "/c": 2,
             "/x": { "$exists": false }, "/t": { "$about_utc": "+7d" }, "/s": { "$about_utc": "now" },
         });
         assert_eq!(found(body, has), Vec::<String>::new());

@@ -102,6 +102,9 @@ impl Rows {
         for number in changes.ratchets_dropped {
             self.ratchets.retain(|(_, business), _| *business != number);
         }
+        for phone in changes.phones_reset {
+            self.ratchets.retain(|(of, _), _| *of != phone);
+        }
     }
 }
 

@@ -360,6 +360,7 @@ impl World {
             ShardOrder::LoadOutbox(asked) => read(Read::Outbox(asked)),
             ShardOrder::LoadEvents(asked) => read(Read::Events(asked)),
             ShardOrder::LoadSessions { generation, peers } => read(Read::Sessions(generation, peers)),
+            ShardOrder::LoadPeers(peers) => read(Read::Peers(peers)),
             ShardOrder::LearnFacts(questions) => read(Read::Facts(questions)),
             ShardOrder::FindInbound { message_id, reply } => Asked::Find { task, message_id, reply },
             ShardOrder::Raise { target, deadline } => {
@@ -583,6 +584,7 @@ fn loaded(rows: Rows) -> Option<Input> {
         Rows::Outbox(asked, rows) => Input::OutboxLoaded(asked, rows),
         Rows::Events(asked, rows) => Input::EventsLoaded(asked, rows),
         Rows::Sessions(generation, rows) => Input::SessionsLoaded(generation, rows),
+        Rows::Peers(asked, rows) => Input::PeersLoaded(asked, rows),
         Rows::Facts(facts) => Input::FactsLoaded(Box::new(Arc::try_unwrap(facts).ok()?)),
         Rows::Keys | Rows::Inbound(_) => return None,
     })

@@ -265,6 +265,10 @@ impl Tables {
                 Rows::Events(asked, rows)
             }
             Read::Sessions(generation, peers) => Rows::Sessions(generation, inner.sessions(&peers)),
+            Read::Peers(peers) => {
+                let rows = inner.sessions(&peers);
+                Rows::Peers(peers, rows)
+            }
             Read::Facts(questions) => {
                 let known = |id: &&String| inner.inbound.contains_key(*id);
                 let message = |at: &(Slot, Seq)| Some((*at, inner.messages.get(at)?.clone()));

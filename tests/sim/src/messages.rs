@@ -97,6 +97,7 @@ pub(crate) enum Read {
     Outbox(Vec<(Slot, Seq)>),
     Events(Vec<(Slot, Seq)>),
     Sessions(u64, Vec<WaId>),
+    Peers(Vec<WaId>),
     Facts(Questions),
     Inbound(String),
 }
@@ -108,6 +109,7 @@ pub(crate) enum Rows {
     Outbox(Vec<(Slot, Seq)>, Vec<MessageRow>),
     Events(Vec<(Slot, Seq)>, Vec<StoredEvent>),
     Sessions(u64, Vec<SessionRow>),
+    Peers(Vec<WaId>, Vec<SessionRow>),
     Facts(Arc<Facts>),
     Inbound(Option<InboundRow>),
 }

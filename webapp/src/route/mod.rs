@@ -44,6 +44,8 @@ pub(crate) enum Reply {
     Done,
     /// It looked contacts up.
     Contacts(Vec<v1::ContactState>),
+    /// It knows this identity.
+    Identity(v1::Identity),
 }
 
 /// Routes requests to the owners of slots.
@@ -262,6 +264,7 @@ fn reply(outcome: outcome::Result) -> Result<Reply, ApiError> {
     match outcome {
         outcome::Result::Done(_) => Ok(Reply::Done),
         outcome::Result::Contacts(states) => Ok(Reply::Contacts(states.contacts)),
+        outcome::Result::Identity(identity) => Ok(Reply::Identity(identity)),
         outcome::Result::Refused(refused) => Err(refusal(refused)),
         outcome::Result::NotOwner(_) => Err(ApiError::new(Code::NotPrimaryCoreapp, "The shard is moving, try again")),
     }

@@ -5,6 +5,7 @@ mod callbacks;
 mod certificates;
 mod contacts;
 mod health;
+mod identity;
 mod login;
 mod media;
 mod messages;
@@ -118,6 +119,10 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
             vec![(M::GET, Admin, Others, handler(callbacks::dead)), (M::POST, Admin, Others, handler(callbacks::move_dead))],
         ),
         ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
+        (
+            "/v1/contacts/{wa_id}/identity",
+            vec![(M::GET, Account, Others, handler(identity::read)), (M::PUT, Account, Others, handler(identity::acknowledge))],
+        ),
         ("/v1/messages", vec![(M::POST, Account, Messages, handler(messages::send))]),
         ("/v1/messages/{id}", vec![(M::PUT, Account, Others, handler(messages::mark))]),
         ("/v1/media", vec![(M::POST, Account, Others, handler(media::upload))]),

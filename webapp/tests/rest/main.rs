@@ -4,6 +4,7 @@
 mod contacts;
 mod core;
 mod https;
+mod identity;
 mod input;
 mod login;
 mod messages;

@@ -119,7 +119,13 @@ impl PhoneBook {
         book
     }
 
+    /// Whether the number is a phone of the network.
     pub(super) fn contains(&self, phone: WaId) -> bool {
+        self.phones.get(&phone).is_some_and(|phone| phone.mode != Mode::Left)
+    }
+
+    /// Whether it is one, or was.
+    pub(super) fn knows(&self, phone: WaId) -> bool {
         self.phones.contains_key(&phone)
     }
 
@@ -130,7 +136,7 @@ impl PhoneBook {
             mode: phone.mode,
             waiting: phone.waiting,
         };
-        self.phones.iter().map(info).collect()
+        self.phones.iter().filter(|(_, phone)| phone.mode != Mode::Left).map(info).collect()
     }
 
     pub(super) fn add(&mut self, number: WaId, name: Option<String>) -> Result<(), Error> {
@@ -138,14 +144,54 @@ impl PhoneBook {
             return Err(Error::Exists(number));
         }
         let name = name.unwrap_or_else(|| format!("Phone {:04}", number.as_u64() % 10_000));
-        let identity = Kept::Stored(Vec::new());
-        self.phones.insert(number, Phone { name, mode: Mode::Read, identity, waiting: 0, received: 0, sent: 0 });
-        self.changed_phones.insert(number);
+        self.settle_in(number, name, Mode::Read, Kept::Stored(Vec::new()));
         Ok(())
     }
 
+    /// A user takes a number. What the number received and sent before goes on counting, since it is stored by that.
+    fn settle_in(&mut self, number: WaId, name: String, mode: Mode, identity: Kept<Identity>) {
+        let (received, sent) = self.phones.get(&number).map_or((0, 0), |before| (before.received, before.sent));
+        self.phones.insert(number, Phone { name, mode, identity, waiting: 0, received, sent });
+        self.changed_phones.insert(number);
+    }
+
+    /// A phone gets new keys; the public one.
+    pub(super) fn reinstall(&mut self, number: WaId, changes: &mut Changes) -> Result<Bytes, Error> {
+        let account = Account::new();
+        let identity_key = account.identity_key();
+        on_network(&mut self.phones, number)?.identity = Kept::Live(Identity { account, stored: None });
+        self.changed_phones.insert(number);
+        self.forget_sessions(number, changes);
+        Ok(identity_key)
+    }
+
+    /// A user moves to another number with keys and name; the name.
+    pub(super) fn change_number(&mut self, from: WaId, to: WaId, changes: &mut Changes) -> Result<String, Error> {
+        let is_taken = self.contains(to);
+        let phone = on_network(&mut self.phones, from)?;
+        if is_taken {
+            return Err(Error::Exists(to));
+        }
+        if phone.mode == Mode::Offline || phone.waiting > 0 {
+            return Err(Error::OutOfReach(from));
+        }
+        let (name, mode) = (phone.name.clone(), std::mem::replace(&mut phone.mode, Mode::Left));
+        let identity = std::mem::replace(&mut phone.identity, Kept::Stored(Vec::new()));
+        self.changed_phones.insert(from);
+        // Sessions are between numbers: the new one opens its own.
+        self.forget_sessions(from, changes);
+        self.settle_in(to, name.clone(), mode, identity);
+        Ok(name)
+    }
+
+    fn forget_sessions(&mut self, phone: WaId, changes: &mut Changes) {
+        self.ratchets.retain(|(of, _), _| *of != phone);
+        self.changed_ratchets.retain(|(of, _)| *of != phone);
+        changes.phones_reset.push(phone);
+    }
+
     pub(super) fn set_mode(&mut self, number: WaId, mode: Mode) -> Result<(), Error> {
-        self.phones.get_mut(&number).ok_or(Error::Unknown(number))?.mode = mode;
+        on_network(&mut self.phones, number)?.mode = mode;
         self.changed_phones.insert(number);
         self.note_drain(number);
         Ok(())
@@ -153,7 +199,7 @@ impl PhoneBook {
 
     /// Hands out keys of a phone, which stay with the network while the phone is offline.
     pub(super) fn take_bundle(&mut self, number: WaId) -> Option<KeyBundle> {
-        let identity = self.phones.get_mut(&number)?.identity();
+        let identity = on_network(&mut self.phones, number).ok()?.identity();
         identity.stored = None;
         let bundle = identity.account.take_bundle();
         self.changed_phones.insert(number);
@@ -164,7 +210,7 @@ impl PhoneBook {
     pub(super) fn receive(&mut self, batch: &mut Batch, parcel: Parcel, identity_key: &Bytes, waited: bool) -> Reception {
         let Some(phone) = self.phones.get_mut(&parcel.phone) else { return Reception::Nothing };
         match phone.mode {
-            Mode::Block => return Reception::Nothing,
+            Mode::Block | Mode::Left => return Reception::Nothing,
             Mode::Offline => return self.wait(batch, parcel),
             _ if phone.waiting > 0 && !waited => return self.wait(batch, parcel),
             _ => {}
@@ -180,7 +226,7 @@ impl PhoneBook {
         match phone.mode {
             Mode::Read => Reception::Receipts(&[ReceiptStatus::Delivered, ReceiptStatus::Read]),
             Mode::Deliver => Reception::Receipts(&[ReceiptStatus::Delivered]),
-            Mode::Ignore | Mode::Offline | Mode::Block => Reception::Nothing,
+            Mode::Ignore | Mode::Offline | Mode::Block | Mode::Left => Reception::Nothing,
         }
     }
 
@@ -229,7 +275,7 @@ impl PhoneBook {
         if text.len() > MAX_CONTENT {
             return Err(Error::Content("content is too large"));
         }
-        let phone = self.phones.get_mut(&from).ok_or(Error::Unknown(from))?;
+        let phone = on_network(&mut self.phones, from)?;
         let profile_name = phone.name.clone();
         let account = &phone.identity().account;
         let identity_key = account.identity_key();
@@ -295,6 +341,11 @@ impl PhoneBook {
             }
         }
     }
+}
+
+/// A phone that is on the network.
+fn on_network(phones: &mut BTreeMap<WaId, Phone>, number: WaId) -> Result<&mut Phone, Error> {
+    phones.get_mut(&number).filter(|phone| phone.mode != Mode::Left).ok_or(Error::Unknown(number))
 }
 
 /// The sessions of a phone with a business; damaged ones are forgotten, and the peers open new ones.

@@ -106,6 +106,8 @@ pub struct Changes {
     pub ratchets: BTreeMap<(WaId, WaId), Vec<u8>>,
     /// Ratchets of these businesses are void: their identity changed.
     pub ratchets_dropped: Vec<WaId>,
+    /// Ratchets of these phones are void: they have new keys, or left.
+    pub phones_reset: Vec<WaId>,
     pub waiting: Vec<Parcel>,
     pub waiting_done: Vec<i64>,
     pub inbox: Vec<InboxRow>,
@@ -126,6 +128,7 @@ impl Changes {
             && self.phones.is_empty()
             && self.ratchets.is_empty()
             && self.ratchets_dropped.is_empty()
+            && self.phones_reset.is_empty()
             && self.waiting.is_empty()
             && self.waiting_done.is_empty()
             && self.inbox.is_empty()

@@ -63,10 +63,15 @@ impl Network {
         let Some(parcel) = read(claim, envelope, batch.now_ms) else { return Outcome::Rejected(Code::InvalidRequest) };
         let key = (claim.number, parcel.id_key);
         if let Some(&at_ms) = batch.seen.get(&key) {
+            let is_there = self.book.contains(parcel.phone);
             return match self.retries.get_mut(&key) {
                 Some(retry) if retry.pending => {
                     retry.pending = false;
                     batch.changes.retries.insert(key, *retry);
+                    if !is_there {
+                        // The user has moved to another number meanwhile.
+                        return Outcome::Rejected(Code::UserNotValid);
+                    }
                     self.hand_over(batch, parcel, false);
                     Outcome::Retried { at_ms }
                 }

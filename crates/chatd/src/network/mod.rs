@@ -301,6 +301,33 @@ impl Network {
         self.book.set_mode(number, mode)
     }
 
+    /// A phone has new keys; every business hears of it.
+    pub fn new_identity(&mut self, batch: &mut Batch, phone: WaId) -> Result<(), Error> {
+        let identity_key = self.book.reinstall(phone, &mut batch.changes)?;
+        let at_ms = batch.now_ms;
+        let changed = chat::IdentityChanged { user: phone.as_u64(), identity_key, at_ms };
+        self.tell_all(batch, phone, &Item::IdentityChanged(changed));
+        Ok(())
+    }
+
+    /// The user of a phone moves to another number; every business hears of it.
+    pub fn change_number(&mut self, batch: &mut Batch, from: WaId, to: WaId) -> Result<(), Error> {
+        if self.keys(to).is_some() {
+            return Err(Error::IsBusiness(to));
+        }
+        let profile_name = self.book.change_number(from, to, &mut batch.changes)?;
+        let at_ms = batch.now_ms;
+        let changed = chat::NumberChanged { user: from.as_u64(), new_user: to.as_u64(), profile_name, at_ms };
+        self.tell_all(batch, from, &Item::NumberChanged(changed));
+        Ok(())
+    }
+
+    /// Tells every business of a user; which of them know the user is theirs to say.
+    fn tell_all(&mut self, batch: &mut Batch, user: WaId, item: &Item) {
+        let numbers: Vec<WaId> = self.numbers.iter().map(|row| row.number).collect();
+        numbers.into_iter().for_each(|number| self.deliver(batch, number, Slot::of(user), item.clone()));
+    }
+
     /// All phones.
     pub fn phones(&self) -> Vec<Info> {
         self.book.list()
@@ -309,6 +336,11 @@ impl Network {
     /// Whether there is such a phone.
     pub fn has_phone(&self, number: WaId) -> Result<(), Error> {
         if self.book.contains(number) { Ok(()) } else { Err(Error::Unknown(number)) }
+    }
+
+    /// Whether there is such a phone, or was before its user moved.
+    pub(crate) fn had_phone(&self, number: WaId) -> Result<(), Error> {
+        if self.book.knows(number) { Ok(()) } else { Err(Error::Unknown(number)) }
     }
 
     /// A phone writes to a business; returns the id of the message.

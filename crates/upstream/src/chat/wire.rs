@@ -242,6 +242,17 @@ fn read_delivery(delivery: chat::Delivery) -> Result<Delivery, Malformed> {
             seq: Seq::new(retry.seq),
             id_key: id_key(&retry.id_key)?,
         },
+        delivery::Item::IdentityChanged(changed) => Item::IdentityChanged {
+            user: user(changed.user)?,
+            identity_key: (&*changed.identity_key).try_into().map_err(|_| Malformed("identity key"))?,
+            at_ms: changed.at_ms,
+        },
+        delivery::Item::NumberChanged(changed) => Item::NumberChanged {
+            user: user(changed.user)?,
+            new_user: user(changed.new_user)?,
+            profile_name: changed.profile_name,
+            at_ms: changed.at_ms,
+        },
     };
     Ok(Delivery { id: delivery.delivery, item })
 }
@@ -305,6 +316,11 @@ mod tests {
         assert!(heard(delivery(None)).is_err());
         let receipt = chat::Receipt { recipient: 15_550_001_001, id_key: vec![0; 9].into(), ..Default::default() };
         assert!(heard(delivery(Some(delivery::Item::Receipt(receipt)))).is_err());
+        let changed = |key: &'static [u8]| {
+            let changed = chat::IdentityChanged { user: 15_550_001_001, identity_key: key.into(), at_ms: 0 };
+            delivery(Some(delivery::Item::IdentityChanged(changed)))
+        };
+        assert!(heard(changed(&[1; 32])).is_ok() && heard(changed(&[1; 31])).is_err());
         assert!(heard(Frame::LoggedIn(chat::LoggedIn::default())).is_err());
     }
 }

@@ -42,6 +42,9 @@ pub struct Options {
     /// Shards of the number: a power of two. In `reshard` with a cluster of its own, the most it is given.
     #[arg(long, default_value_t = 8)]
     pub shards: u32,
+    /// Numbers of the cluster of its own, each with `--shards` shards; more than one not in `reshard`.
+    #[arg(long, default_value_t = 1, conflicts_with = "webapp", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub numbers: u32,
     /// Seconds that etcd is away in `etcd-away`.
     #[arg(long, default_value_t = 600)]
     pub etcd_away_secs: u64,
@@ -88,6 +91,7 @@ impl Options {
             repeat: 3,
             probe_ms: 5,
             shards: 8,
+            numbers: 1,
             etcd_away_secs: 600,
             report: None,
             local: true,
@@ -111,6 +115,11 @@ impl Options {
     /// Time between two probes of a shard.
     pub fn probe(&self) -> Duration {
         Duration::from_millis(self.probe_ms)
+    }
+
+    /// Shards of all numbers at first.
+    pub(crate) fn shards_of_all(&self, drill: Drill) -> u32 {
+        self.numbers * drill.begins_with(self)
     }
 
     /// Messages a second beside the probes of so many shards: what the rate leaves, and never less than a fifth of it, so that full
@@ -288,7 +297,7 @@ impl Drill {
         if self == Self::Reshard { counts_up_to(most, self.begins_with(options)) } else { Vec::new() }
     }
 
-    /// How many ranges of slots are watched apart: as many as there are shards when there are most of them.
+    /// How many ranges of slots of a number are watched apart: as many as it has shards when it has most of them.
     pub(crate) fn ranges(self, options: &Options) -> u32 {
         self.counts(options).into_iter().fold(self.begins_with(options), u32::max)
     }

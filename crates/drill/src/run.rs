@@ -52,13 +52,13 @@ pub(crate) async fn run(drill: Drill, options: &Options) -> anyhow::Result<Outco
 
 async fn drilled(drill: Drill, options: &Options, world: &mut World, receiver: Option<&Receiver>) -> anyhow::Result<Outcome> {
     let ranges = drill.ranges(options);
-    let audience = Audience::pick(&phones(&world.phones).await?, ranges)?;
+    let audience = Audience::pick(&phones(&world.phones).await?, ranges, options.numbers)?;
     for phone in audience.probes.iter().flatten() {
         world.phones.set_phone(phone, "ignore").await?;
     }
     let earlier = inboxes(&world.phones, &audience).await?;
-    script::all_is_well(world, usize::try_from(drill.begins_with(options))?).await?;
-    let traffic = Traffic::start(world.webapps.clone(), &audience, options.probe(), options.load(ranges));
+    script::all_is_well(world, usize::try_from(options.shards_of_all(drill))?).await?;
+    let traffic = Traffic::start(world.webapps.clone(), &audience, options.probe(), options.load(ranges * options.numbers));
     let samples = repeats(drill, options, world, &traffic).await;
     let length = traffic.now();
     progress(&format!("{}: comparing the ledgers", drill.name()));

@@ -29,23 +29,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Senders of probes for each shard: so many probes may wait for an answer at a time.
+/// Senders of probes for each shard: so many probes may wait for an answer at a time. Many numbers share them.
 pub(crate) const PROBERS: usize = 8;
-/// Senders of load for each shard.
+/// Senders of load for each shard; many numbers share them.
 pub(crate) const LOADERS: usize = 8;
 /// How long senders may take to end: longer than any answer is waited for.
 const END: Duration = Duration::from_secs(60);
 
-/// Who is written to: the recipients of each shard.
+/// Who is written to: the recipients of each shard of the first number, then of the second, and so on. Each phone
+/// hears one number only, so the order at a phone is the order of one sender.
 #[derive(Clone, Debug)]
 pub(crate) struct Audience {
     pub(crate) probes: Vec<Vec<String>>,
     pub(crate) loads: Vec<Vec<String>>,
+    /// Shards of one number.
+    shards: usize,
 }
 
 impl Audience {
-    /// Picks recipients for every shard from these phones.
-    pub(crate) fn pick(phones: &[String], shards: u32) -> anyhow::Result<Self> {
+    /// Picks recipients for every shard of every number from these phones.
+    pub(crate) fn pick(phones: &[String], shards: u32, numbers: u32) -> anyhow::Result<Self> {
         let count = ShardCount::new(shards).with_context(|| format!("{shards} shards: a power of two, 1 to 256"))?;
         let mut by_shard: Vec<Vec<String>> = vec![Vec::new(); usize::from(count.get())];
         for phone in phones {
@@ -53,15 +56,37 @@ impl Audience {
             by_shard[usize::from(count.shard_of(Slot::of(wa_id)).get())].push(phone.clone());
         }
         let fewest = by_shard.iter().map(Vec::len).min().unwrap_or_default();
-        ensure!(fewest >= PROBERS + LOADERS, "a shard has {fewest} phones, {} are needed: add phones", PROBERS + LOADERS);
-        let probes = by_shard.iter().map(|phones| phones[..PROBERS].to_vec()).collect();
-        let loads = by_shard.iter().map(|phones| phones[PROBERS..PROBERS + LOADERS].to_vec()).collect();
-        Ok(Self { probes, loads })
+        let (probers, needed) = (senders(PROBERS, numbers), phones_per_shard(numbers));
+        ensure!(fewest >= needed, "a shard has {fewest} phones, {needed} are needed: add phones");
+        let parts = (0..usize::try_from(numbers)?).flat_map(|number| by_shard.iter().map(move |phones| (number, phones)));
+        let (probes, loads) = parts
+            .map(|(number, phones)| {
+                let size = needed / numbers as usize;
+                let part = &phones[number * size..(number + 1) * size];
+                (part[..probers].to_vec(), part[probers..].to_vec())
+            })
+            .unzip();
+        Ok(Self { probes, loads, shards: by_shard.len() })
+    }
+
+    /// The number that a shard is of.
+    fn number_of(&self, shard: usize) -> usize {
+        shard / self.shards
     }
 
     pub(crate) fn everybody(&self) -> impl Iterator<Item = &String> {
         self.probes.iter().chain(&self.loads).flatten()
     }
+}
+
+/// So many senders of a kind write to each shard of each of so many numbers.
+fn senders(of_one: usize, numbers: u32) -> usize {
+    (of_one / numbers as usize).max(1)
+}
+
+/// Phones that each shard needs.
+pub(crate) fn phones_per_shard(numbers: u32) -> usize {
+    (senders(PROBERS, numbers) + senders(LOADERS, numbers)) * numbers as usize
 }
 
 /// Times at which messages are due, shared by senders.
@@ -96,7 +121,8 @@ struct Record {
 }
 
 struct Shared {
-    webapps: Vec<Api>,
+    /// Of each number.
+    webapps: Vec<Vec<Api>>,
     started: Instant,
     record: Mutex<Record>,
 }
@@ -107,11 +133,12 @@ impl Shared {
     }
 
     /// One request, at another webapp if the connection to the first is not made.
-    async fn post(&self, turn: usize, to: &str, text: &str) -> anyhow::Result<Answer> {
+    async fn post(&self, number: usize, turn: usize, to: &str, text: &str) -> anyhow::Result<Answer> {
         let body = text_message(to, text);
         let mut refused = None;
-        for n in 0..self.webapps.len() {
-            let webapp = &self.webapps[(turn + n) % self.webapps.len()];
+        let webapps = &self.webapps[number];
+        for n in 0..webapps.len() {
+            let webapp = &webapps[(turn + n) % webapps.len()];
             match webapp.call(Method::POST, "/v1/messages", Some(&body)).await {
                 Err(error) if error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect) => {
                     refused = Some(error);
@@ -143,7 +170,7 @@ pub(crate) struct Sent {
 
 impl Traffic {
     /// Begins: a probe of each shard every `probe`, and `load` messages a second beside.
-    pub(crate) fn start(webapps: Vec<Api>, audience: &Audience, probe: Duration, load: u32) -> Self {
+    pub(crate) fn start(webapps: Vec<Vec<Api>>, audience: &Audience, probe: Duration, load: u32) -> Self {
         let shards = audience.probes.len();
         let record = Mutex::new(Record { accepts: vec![Vec::new(); shards], ..Record::default() });
         let shared = Arc::new(Shared { webapps, started: Instant::now(), record });
@@ -158,8 +185,8 @@ impl Traffic {
             let probers = audience.probes[shard].iter().map(|phone| (true, phone, &probe_line));
             let loaders = audience.loads[shard].iter().map(|phone| (false, phone, &load_line));
             for (n, (is_probe, phone, line)) in probers.chain(loaders).enumerate() {
-                let sender_of =
-                    Sender { shared: shared.clone(), line: line.clone(), shard, phone: phone.clone(), turn: shard + n };
+                let (number, phone) = (audience.number_of(shard), phone.clone());
+                let sender_of = Sender { shared: shared.clone(), line: line.clone(), number, shard, phone, turn: shard + n };
                 let (shutdown, ledgers) = (tasks.shutdown().clone(), sender.clone());
                 tasks.spawn("sender", async move {
                     let ledger = sender_of.run(shutdown).await;
@@ -205,6 +232,7 @@ impl Traffic {
 struct Sender {
     shared: Arc<Shared>,
     line: Arc<Line>,
+    number: usize,
     shard: usize,
     phone: String,
     /// Decides which webapp is next.
@@ -225,7 +253,7 @@ impl Sender {
             }
             self.turn += 1;
             let text = format!("{n}");
-            let answer = self.shared.post(self.turn, &self.phone, &text).await;
+            let answer = self.shared.post(self.number, self.turn, &self.phone, &text).await;
             self.note(&mut ledger, &text, answer);
         }
         ledger
@@ -245,5 +273,30 @@ impl Sender {
                 *self.shared.record().failed.entry(status).or_default() += 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_phone_hears_one_number_and_belongs_to_the_shard_it_is_counted_for() {
+        let phones: Vec<String> = (0..400u64).map(|n| (15_550_001_001 + n).to_string()).collect();
+        for (numbers, senders_each) in [(1, 8), (4, 2), (20, 1)] {
+            let audience = Audience::pick(&phones, 4, numbers).unwrap();
+            let everybody: Vec<_> = audience.everybody().collect();
+            assert_eq!(everybody.len(), 4 * 2 * senders_each * numbers as usize);
+            assert_eq!(everybody.iter().collect::<BTreeSet<_>>().len(), everybody.len());
+            let count = ShardCount::new(4).unwrap();
+            for (range, phones) in audience.probes.iter().enumerate().chain(audience.loads.iter().enumerate()) {
+                assert_eq!((phones.len(), audience.number_of(range)), (senders_each, range / 4));
+                let shard_of = |phone: &String| usize::from(count.shard_of(Slot::of(phone.parse().unwrap())).get());
+                assert!(phones.iter().all(|phone| shard_of(phone) == range % 4));
+            }
+        }
+        assert!(Audience::pick(&phones[..20], 4, 20).is_err(), "too few");
     }
 }

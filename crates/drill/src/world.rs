@@ -19,10 +19,13 @@ use serde_json::json;
 use crate::{
     options::{Drill, Hook, Options},
     roads::Proxied,
+    traffic::phones_per_shard,
 };
 
-/// Phones for each shard of a cluster of its own; twice what is needed, since a hash spreads them.
-const PHONES_PER_SHARD: u32 = 40;
+/// Phones of a cluster of its own for each that is needed: a hash spreads them.
+const SPARE: f64 = 2.5;
+/// The first number of a cluster of its own.
+const FIRST_NUMBER: u64 = 15_550_000_001;
 
 /// What the API wants with a change of the shard count, in base64; it is not looked into.
 const CERTIFICATE: &str = "CmkKJQjX";
@@ -71,7 +74,8 @@ enum Hands {
 
 /// A cluster under drill.
 pub(crate) struct World {
-    pub(crate) webapps: Vec<Api>,
+    /// Of each number.
+    pub(crate) webapps: Vec<Vec<Api>>,
     pub(crate) phones: Api,
     pub(crate) audit: Option<PathBuf>,
     masters: Vec<String>,
@@ -84,21 +88,32 @@ pub(crate) type Owners = BTreeMap<(u64, u32, u32), (String, u64)>;
 impl World {
     /// Starts a cluster for a drill.
     pub(crate) async fn start(drill: Drill, options: &Options, webhook: &str) -> anyhow::Result<Self> {
+        ensure!(drill != Drill::Reshard || options.numbers == 1, "--numbers: the shard count of one number is changed");
         let roads = Arc::new(Proxied::default());
+        let numbers: Vec<String> = (0..options.numbers).map(|n| (FIRST_NUMBER + u64::from(n)).to_string()).collect();
+        let phones = f64::from(drill.ranges(options)) * phones_per_shard(options.numbers) as f64 * SPARE;
         let mut start = Cluster::options()
             .binary(estafet_harness::environment::estafet_binary()?)
             .fsync(!options.no_fsync)
             .own_group(true)
             .shards(drill.begins_with(options))
-            .phones(drill.ranges(options) * PHONES_PER_SHARD)
+            .numbers(numbers.clone())
+            .phones(phones as u32)
             .etcd_members(drill.etcd_members())
             .webhook(webhook);
         if drill == Drill::PartitionOwner {
             start = start.roads(roads.clone());
         }
         let cluster = Box::new(start.start().await.context("the cluster could not be started")?);
+        let mut webapps = Vec::new();
+        for number in &numbers {
+            let admins = cluster.login_for(number).await?;
+            let first = admins.first().context("there is no webapp")?;
+            first.patch_settings(&json!({ "webhooks": { "url": webhook } })).await?;
+            webapps.push(admins);
+        }
         Ok(Self {
-            webapps: cluster.login().await?,
+            webapps,
             phones: cluster.phones()?,
             audit: Some(cluster.audit_path()?),
             masters: cluster.master_addresses(),
@@ -115,7 +130,7 @@ impl World {
             first.patch_settings(&json!({ "webhooks": { "url": webhook } })).await?;
         }
         Ok(Self {
-            webapps,
+            webapps: vec![webapps],
             phones: Api::anonymous(options.phones_url.as_deref().context("--phones-url")?)?,
             audit: options.audit.clone(),
             masters: options.masters.clone(),
@@ -181,7 +196,7 @@ impl World {
         let number = self.owners().await?.keys().next().context("no shard has an owner")?.0.to_string();
         let (cc, phone_number) = number.split_at(1);
         let body = json!({ "cc": cc, "phone_number": phone_number, "shards": count, "cert": CERTIFICATE });
-        let webapp = self.webapps.first().context("there is no webapp")?;
+        let webapp = self.webapps.iter().flatten().next().context("there is no webapp")?;
         until("the last change of the shard count is complete", async || {
             let answer = webapp.call(Method::POST, "/v1/account/shards", Some(&body)).await?;
             ensure!(matches!(answer.status, 201 | 409), "{} {}", answer.status, answer.text);

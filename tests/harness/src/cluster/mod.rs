@@ -246,11 +246,17 @@ impl Cluster {
 
     /// Logs the admin in at each webapp, in their order.
     pub async fn login(&self) -> anyhow::Result<Vec<Api>> {
+        self.login_for(self.options.numbers.first().context("the cluster has no number")?).await
+    }
+
+    /// Logs the admin of a number in at every webapp.
+    pub async fn login_for(&self, number: &str) -> anyhow::Result<Vec<Api>> {
         let mut admins = Vec::new();
         for webapp in self.of(Role::Webapp) {
             let mut api = Api::anonymous(webapp.base_url()?)?;
-            if let [first, _, ..] = self.options.numbers.as_slice() {
-                api = api.for_number(first);
+            // A single number need not be named, and mostly is not.
+            if self.options.numbers.len() > 1 {
+                api = api.for_number(number);
             }
             admins.push(api.login("admin", ADMIN_PASSWORD).await?);
         }

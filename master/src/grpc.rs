@@ -7,7 +7,7 @@ use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
 use estafet_proto::v1::{
-    self, ClusterStatus, MapUpdate, MasterOrder, NodeReport, StatusRequest, WatchMapRequest,
+    self, ClusterStatus, MapUpdate, MasterOrder, NodeReport, ReachAnswer, ReachReport, StatusRequest, WatchMapRequest,
     cluster_server::{Cluster, ClusterServer},
 };
 use estafet_runtime::Tasks;
@@ -24,6 +24,9 @@ use crate::{
 
 /// Longest report: every shard of some hundred numbers.
 const MAX_REPORT_BYTES: usize = 4 << 20;
+
+/// Addresses that a webapp may miss at once.
+const MAX_ADDRESSES: usize = 256;
 
 pub(crate) fn service(handle: Handle, tasks: Tasks) -> ClusterServer<Service> {
     ClusterServer::new(Service { handle, tasks }).max_decoding_message_size(MAX_REPORT_BYTES)
@@ -66,6 +69,15 @@ impl Cluster for Service {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn report_reach(&self, request: Request<ReachReport>) -> Result<Response<ReachAnswer>, Status> {
+        Peer::admit(&request, &[Role::Webapp])?;
+        let report = request.into_inner();
+        let webapp = BootId::from_slice(&report.webapp).ok_or_else(|| Status::invalid_argument("webapp: 16 bytes"))?;
+        let unreachable = report.unreachable.into_iter().take(MAX_ADDRESSES).filter(|address| address.len() <= 256);
+        self.handle.happened(Event::Unreached { webapp, unreachable: unreachable.collect() }).await;
+        Ok(Response::new(ReachAnswer {}))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<ClusterStatus>, Status> {

@@ -7,7 +7,7 @@ use estafet_harness::{
     cluster::{Member, Role as Part},
 };
 use estafet_proto::v1::{
-    NodeReport, ReloadSettingsRequest, Request, StatusRequest, WatchMapRequest, cluster_client::ClusterClient,
+    NodeReport, ReachReport, ReloadSettingsRequest, Request, StatusRequest, WatchMapRequest, cluster_client::ClusterClient,
     data_client::DataClient,
 };
 use estafet_tls::{Role, Transport};
@@ -16,7 +16,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-const METHODS: [&str; 6] = ["attach", "watch_map", "status", "exchange", "single", "reload_settings"];
+const METHODS: [&str; 7] = ["attach", "watch_map", "report_reach", "status", "exchange", "single", "reload_settings"];
 
 fn may(role: Role, method: &str) -> bool {
     match method {
@@ -47,6 +47,7 @@ async fn call(method: &str, master: Channel, coreapp: Channel, node: &str) -> Co
             Err(status) => Err(status),
         },
         "watch_map" => cluster.watch_map(WatchMapRequest {}).await.map(drop),
+        "report_reach" => cluster.report_reach(ReachReport::default()).await.map(drop),
         "status" => cluster.status(StatusRequest {}).await.map(drop),
         "exchange" => data.exchange(tokio_stream::empty()).await.map(drop),
         "single" => data.single(Request::default()).await.map(drop),

@@ -5,19 +5,28 @@
 //! while a number changes its shard count. Nothing is ever
 //! forgotten: without any master the last map stays, and an outdated entry costs a `NOT_OWNER`, not a message.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use estafet_model::{Epoch, Owner, Shard, ShardCount, ShardMap, WaId};
+use estafet_model::{BootId, Epoch, Owner, Shard, ShardCount, ShardMap, WaId};
 use estafet_proto::v1::{self, WatchMapRequest, cluster_client::ClusterClient};
 use estafet_runtime::{Backoff, Tasks};
 use estafet_tls::{Role, Transport};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Connect;
 
 /// How long a dial may take, and how long a peer may be silent on HTTP/2.
 const DIAL: Duration = Duration::from_millis(500);
+
+/// How often masters are told which coreapps are not reached.
+const REPORT: Duration = Duration::from_millis(150);
+/// How long a stream may take to come back before it is told.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Follows the maps of all masters.
 pub fn follow(masters: &[String], transport: &Transport, tasks: &Tasks) -> watch::Receiver<ShardMap> {
@@ -84,9 +93,41 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
         .initial_connection_window_size(8 << 20))
 }
 
-/// Reaches coreapps at the addresses of the map.
+/// Reaches coreapps at the addresses of the map, and tells the masters which it does not reach.
 #[derive(Clone, Debug)]
-pub struct Tcp(pub Transport);
+pub struct Tcp {
+    transport: Transport,
+    /// Coreapps that are not reached, and since when.
+    down: Down,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Down(Arc<Mutex<BTreeMap<String, Instant>>>);
+
+impl Down {
+    fn addresses(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was not reached for longer than a stream takes to come back by itself.
+    fn missed(&self) -> Vec<String> {
+        let now = Instant::now();
+        let addresses = self.addresses();
+        let missed = addresses.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= GRACE);
+        missed.map(|(address, _)| address.clone()).collect()
+    }
+}
+
+impl Tcp {
+    /// Reports to these masters; what it cannot tell one of them is told again.
+    pub fn new(masters: &[String], webapp: BootId, transport: Transport, tasks: &Tasks) -> Self {
+        let down = Down::default();
+        for master in masters {
+            tasks.spawn("reach", report_to(master.clone(), webapp, transport.clone(), down.clone(), tasks.clone()));
+        }
+        Self { transport, down }
+    }
+}
 
 impl Connect for Tcp {
     fn channel(&self, address: &str) -> Channel {
@@ -94,7 +135,42 @@ impl Connect for Tcp {
             tracing::error!(address, %error, "the map has an address that is none");
             Endpoint::from_static("http://address.invalid")
         });
-        self.0.connect_lazy(&endpoint, Role::Coreapp)
+        self.transport.connect_lazy(&endpoint, Role::Coreapp)
+    }
+
+    fn reached(&self, address: &str, is_up: bool) {
+        let mut down = self.down.addresses();
+        if is_up {
+            down.remove(address);
+        } else {
+            down.entry(address.to_owned()).or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// Tells one master again and again what is not reached, also that nothing is: it counts who is there.
+async fn report_to(master: String, webapp: BootId, transport: Transport, down: Down, tasks: Tasks) {
+    let reporting = async {
+        let endpoint = match endpoint(&master) {
+            Ok(endpoint) => endpoint.timeout(DIAL),
+            Err(error) => return tracing::error!(master, %error, "no address of a master"),
+        };
+        let mut client = ClusterClient::new(transport.connect_lazy(&endpoint, Role::Master));
+        loop {
+            let unreachable = down.missed();
+            if !unreachable.is_empty() {
+                tracing::debug!(master, ?unreachable, "coreapps are not reached");
+            }
+            let report = v1::ReachReport { webapp: webapp.0.to_vec().into(), unreachable };
+            if let Err(status) = client.report_reach(report).await {
+                tracing::debug!(master, %status, "reach not reported");
+            }
+            tokio::time::sleep(REPORT).await;
+        }
+    };
+    tokio::select! {
+        () = reporting => {}
+        () = tasks.shutdown().cancelled() => {}
     }
 }
 
@@ -107,6 +183,20 @@ mod tests {
     fn entry(shard: u32, epoch: u64, address: &str) -> v1::MapEntry {
         let ownership = v1::Ownership { number: 15_550_000_001, shard, shard_count: 2, epoch };
         v1::MapEntry { ownership: Some(ownership), address: address.to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_coreapp_is_missed_after_the_grace_and_until_it_is_reached() {
+        let tcp = Tcp::new(&[], BootId([1; 16]), Transport::plain(), &Tasks::new());
+        tcp.reached("a:1", false);
+        assert!(tcp.down.missed().is_empty());
+        tokio::time::advance(GRACE).await;
+        tcp.reached("a:1", false);
+        tcp.reached("b:1", false);
+        assert_eq!(tcp.down.missed(), ["a:1"]);
+        tcp.reached("a:1", true);
+        tokio::time::advance(GRACE).await;
+        assert_eq!(tcp.down.missed(), ["b:1"]);
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub struct Deps {
 pub trait Connect: Send + Sync {
     /// A channel that connects when it is first used, and again when it broke.
     fn channel(&self, address: &str) -> Channel;
+
+    /// Told when the data stream to an owner comes up, and when it breaks or cannot be opened.
+    fn reached(&self, _address: &str, _is_up: bool) {}
 }
 
 /// Prepares the webapp and serves it on `listener`; returns once it does.

@@ -135,7 +135,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         clock: Clock::system(),
         tasks: tasks.clone(),
         map: map.clone(),
-        connect: Arc::new(estafet_webapp::cluster::Tcp(transport)),
+        connect: Arc::new(estafet_webapp::cluster::Tcp::new(&args.master, estafet_runtime::boot_id(), transport, &tasks)),
         extra: None,
     };
     let scheme = if https.is_some() { "https" } else { "http" };

@@ -1,6 +1,6 @@
 //! Facts the master hears of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use estafet_model::{BootId, Epoch, Layout, WaId};
 
@@ -99,6 +99,13 @@ pub enum Event {
         boot: BootId,
         /// With which outcome.
         outcome: Redial,
+    },
+    /// A webapp said which addresses it cannot reach.
+    Unreached {
+        /// Start of its process.
+        webapp: BootId,
+        /// The addresses.
+        unreachable: BTreeSet<String>,
     },
     /// This process was elected.
     Elected {

@@ -7,7 +7,10 @@
 //! 4. Stream broken and the dial refused: **dead** at once; not answered: dead after a grace of 100 ms.
 //! 5. Time in which this process itself did not run is nobody's silence; but who says nothing between three such
 //!    stalls in a row is silent, or a starved master would never notice a hung node.
-//! 6. A node that lost ownership, or failed to start one, three times in five minutes is quarantined for ten;
+//! 6. A node that the webapps do not reach ([`super::hints`]) gives what it has to others and gets nothing new, for
+//!    ten seconds after the last word of it, as long as there are others. Silent for half the threshold as well,
+//!    it is **dead**.
+//! 7. A node that lost ownership, or failed to start one, three times in five minutes is quarantined for ten;
 //!    failures within a second of each other count once.
 //!
 //! A wrong verdict costs a reconnect, never a message: that is the epoch's part (**I2**).
@@ -39,6 +42,8 @@ const LOSSES_WITHIN: Duration = Duration::from_secs(5 * 60);
 const QUARANTINE: Duration = Duration::from_secs(10 * 60);
 /// Stalls of our own that one silence is excused by.
 const EXCUSES: u8 = 3;
+/// How long a node is cut off after it was last said.
+const CUT_OFF: Duration = Duration::from_secs(10);
 /// What fails within this time of the last loss has the same cause.
 const SAME_CAUSE: Duration = Duration::from_secs(1);
 /// Former processes of a node whose late words are not listened to.
@@ -76,6 +81,7 @@ pub struct Member {
     gaps: VecDeque<Duration>,
     losses: VecDeque<Moment>,
     quarantined_until: Moment,
+    cut_off_until: Moment,
     /// Stalls of our own since it was heard.
     excuses: u8,
 }
@@ -95,6 +101,7 @@ impl Member {
             gaps: VecDeque::new(),
             losses: VecDeque::new(),
             quarantined_until: Moment::ZERO,
+            cut_off_until: Moment::ZERO,
             excuses: 0,
         }
     }
@@ -113,10 +120,15 @@ impl Member {
         self.health == Health::Alive && !self.draining
     }
 
+    fn is_cut_off(&self, now: Moment) -> bool {
+        now < self.cut_off_until
+    }
+
     fn verdict(&self, now: Moment) -> Health {
         let silence = now.saturating_sub(self.heard_at);
         let threshold = self.threshold();
-        if self.health == Health::Dead || silence >= threshold {
+        let missed_by_all = self.is_cut_off(now) && silence >= threshold / 2;
+        if self.health == Health::Dead || silence >= threshold || missed_by_all {
             Health::Dead
         } else if self.broken_at.is_some() || silence >= threshold / 2 {
             Health::Suspect
@@ -171,6 +183,7 @@ impl Membership {
             }
             member.boot = report.boot;
             member.gaps.clear();
+            member.cut_off_until = Moment::ZERO;
             member.heard_at = now;
         } else if now > member.heard_at && member.health != Health::Dead {
             if member.gaps.len() == GAPS {
@@ -248,17 +261,31 @@ impl Membership {
         self.members.iter()
     }
 
-    /// Nodes that may be given shards: those in quarantine only when there is nobody else.
-    pub fn candidates(&self, now: Moment) -> Vec<NodeName> {
-        let fit = || self.members.iter().filter(|(_, member)| member.is_fit());
-        let free: Vec<NodeName> =
-            fit().filter(|(_, member)| now >= member.quarantined_until).map(|(node, _)| node.clone()).collect();
-        if free.is_empty() { fit().map(|(node, _)| node.clone()).collect() } else { free }
+    /// The webapps do not reach the node at this address.
+    pub fn cut_off(&mut self, now: Moment, address: &str) {
+        for member in self.members.values_mut().filter(|member| member.address == address && member.health != Health::Dead) {
+            if !member.is_cut_off(now) {
+                self.changed_at = now;
+            }
+            member.cut_off_until = now + CUT_OFF;
+        }
     }
 
-    /// Nodes that keep what they have: all that live and do not want to end.
-    pub fn keepers(&self) -> Vec<NodeName> {
-        let keeps = |member: &Member| member.health != Health::Dead && !member.draining;
+    /// Nodes that may be given shards: those in quarantine or cut off only when there is nobody else.
+    pub fn candidates(&self, now: Moment) -> Vec<NodeName> {
+        let fit = |counts: &dyn Fn(&Member) -> bool| -> Vec<NodeName> {
+            let members = self.members.iter().filter(|(_, member)| member.is_fit() && counts(member));
+            members.map(|(node, _)| node.clone()).collect()
+        };
+        let reached = fit(&|member| !member.is_cut_off(now));
+        let free = fit(&|member| !member.is_cut_off(now) && now >= member.quarantined_until);
+        [free, reached].into_iter().find(|nodes| !nodes.is_empty()).unwrap_or_else(|| fit(&|_| true))
+    }
+
+    /// Nodes that keep what they have: all that live, do not want to end and are reached, if any is.
+    pub fn keepers(&self, now: Moment) -> Vec<NodeName> {
+        let others = self.members.values().any(|member| member.is_fit() && !member.is_cut_off(now));
+        let keeps = |member: &Member| member.health != Health::Dead && !member.draining && !(others && member.is_cut_off(now));
         self.members.iter().filter(|(_, member)| keeps(member)).map(|(node, _)| node.clone()).collect()
     }
 
@@ -379,6 +406,29 @@ mod tests {
         membership.heard(ms(4000), &other);
         assert_eq!(membership.candidates(ms(5000)), ["b"]);
         assert_eq!(membership.candidates(ms(4000) + QUARANTINE), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_node_that_the_webapps_miss_keeps_nothing_while_there_are_others() {
+        let (mut membership, mut other) = (Membership::default(), report(1));
+        (other.node, other.address) = ("b".to_owned(), "b:1".to_owned());
+        membership.heard(ms(0), &report(1));
+        membership.cut_off(ms(0), "a:1");
+        assert_eq!((membership.candidates(ms(1)), membership.keepers(ms(1))), (vec!["a".to_owned()], vec!["a".to_owned()]));
+        membership.heard(ms(1), &other);
+        assert_eq!((membership.candidates(ms(2)), membership.keepers(ms(2))), (vec!["b".to_owned()], vec!["b".to_owned()]));
+        assert_eq!(membership.keepers(CUT_OFF).len(), 2, "nobody says so any more");
+    }
+
+    #[test]
+    fn half_the_silence_is_enough_when_the_webapps_miss_the_node_too() {
+        let mut membership = Membership::default();
+        membership.heard(ms(0), &report(1));
+        membership.cut_off(ms(0), "a:1");
+        membership.passed(ms(299), ms(0));
+        assert_eq!(health(&membership), Health::Alive);
+        membership.passed(ms(300), ms(0));
+        assert_eq!(health(&membership), Health::Dead);
     }
 
     #[test]

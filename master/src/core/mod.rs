@@ -11,6 +11,7 @@
 pub mod effect;
 pub mod event;
 pub mod handoff;
+pub mod hints;
 pub mod membership;
 pub mod placement;
 pub mod resharding;

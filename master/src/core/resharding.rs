@@ -198,7 +198,7 @@ impl Term {
             previous.insert(first, node);
         }
         let shards = previous.keys().copied().chain(piece.arising()).collect();
-        let solved = solve(&Problem { nodes, keepers: view.membership.keepers(), shards }, &previous);
+        let solved = solve(&Problem { nodes, keepers: view.membership.keepers(view.now), shards }, &previous);
         let owner = |key: ShardKey| {
             let node = solved.get(&key)?;
             let member = view.membership.get(node).filter(|member| member.health == Health::Alive)?;

@@ -10,6 +10,7 @@ use estafet_model::{BootId, Epoch, Group, ShardCount, WaId};
 
 use super::{
     MapEntry, Moment, Record,
+    hints::Hints,
     membership::Membership,
     placement::{NodeName, ShardKey},
     resharding::Shape,
@@ -23,6 +24,7 @@ pub struct Core {
     pub(super) began: Option<Moment>,
     pub(super) last_step: Moment,
     pub(super) membership: Membership,
+    pub(super) hints: Hints,
     pub(super) leadership: Leadership,
     /// Newest ownership of each shard that some node reported as active.
     pub(super) map: BTreeMap<ShardKey, MapEntry>,
@@ -173,6 +175,7 @@ impl Core {
             began: None,
             last_step: Moment::ZERO,
             membership: Membership::default(),
+            hints: Hints::default(),
             leadership: Leadership::Follower,
             map: BTreeMap::new(),
             registered: BTreeMap::new(),

@@ -104,6 +104,7 @@ impl Core {
                 }
             }
             Event::Redialled { node, boot, outcome } => self.membership.redialled(now, &node, boot, outcome),
+            Event::Unreached { webapp, unreachable } => self.unreached(now, webapp, unreachable),
             Event::Elected { term, renewed } => self.leadership = Leadership::Leader(Box::new(Term::new(term, renewed, now))),
             Event::Renewed { sent } => {
                 if let Leadership::Leader(term) = &mut self.leadership {
@@ -148,6 +149,11 @@ impl Core {
             Event::Registered(nodes) => self.registered = nodes,
             Event::Ticked => {}
         }
+    }
+
+    fn unreached(&mut self, now: Moment, webapp: BootId, unreachable: BTreeSet<String>) {
+        let believed = self.hints.heard(now, webapp, unreachable);
+        believed.iter().for_each(|address| self.membership.cut_off(now, address));
     }
 
     fn numbers_read(&mut self, term: i64, mut numbers: BTreeMap<WaId, Shape>) {
@@ -299,8 +305,11 @@ impl Term {
         }
         let standings = self.standings(view);
         let candidates = view.membership.candidates(view.now);
-        let problem =
-            Problem { nodes: candidates, keepers: view.membership.keepers(), shards: standings.keys().copied().collect() };
+        let problem = Problem {
+            nodes: candidates,
+            keepers: view.membership.keepers(view.now),
+            shards: standings.keys().copied().collect(),
+        };
         let plan = solve(&problem, &self.previous(&problem.nodes, &standings));
         self.claim_orphans(view, &plan, &standings, effects);
         self.hand_off(view, &plan, &standings, effects);

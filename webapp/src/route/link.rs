@@ -27,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Streaming, transport::Channel};
 
 use super::{
+    Connect,
     flight::{FRAME_BYTES, FRAME_REQUESTS, Flight, weight},
     plan::Missed,
     states::States,
@@ -69,6 +70,8 @@ pub(crate) struct Surroundings {
     /// Counts streams that came up; held requests wait for it.
     pub(crate) came_up: Arc<watch::Sender<u64>>,
     pub(crate) queued_requests: usize,
+    /// Hears which coreapps are reached.
+    pub(crate) connect: Arc<dyn Connect>,
 }
 
 impl Link {
@@ -146,6 +149,12 @@ enum Ended {
 
 impl LinkTask {
     async fn run(mut self) {
+        self.keep_up().await;
+        // Nobody asks for it any more, so nobody misses it.
+        self.around.connect.reached(&self.address, true);
+    }
+
+    async fn keep_up(&mut self) {
         let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
         loop {
             let open = open(self.channel.clone());
@@ -159,7 +168,10 @@ impl LinkTask {
                     }
                     tracing::info!(coreapp = self.address, "data stream broke");
                 }
-                Some(Err(reason)) => tracing::debug!(coreapp = self.address, reason, "data stream not opened"),
+                Some(Err(reason)) => {
+                    self.around.connect.reached(&self.address, false);
+                    tracing::debug!(coreapp = self.address, reason, "data stream not opened");
+                }
             }
             if self.while_refusing(tokio::time::sleep(backoff.next_delay())).await.is_none() {
                 return;
@@ -185,9 +197,11 @@ impl LinkTask {
     async fn serve(&mut self, outgoing: mpsc::Sender<v1::RequestFrame>, incoming: Streaming<v1::OutcomeFrame>) -> Ended {
         self.around.states.connected(&self.address);
         self.up.store(true, Ordering::Release);
+        self.around.connect.reached(&self.address, true);
         self.around.came_up.send_modify(|count| *count += 1);
         let ended = self.pump(outgoing, incoming).await;
         self.up.store(false, Ordering::Release);
+        self.around.connect.reached(&self.address, false);
         self.around.states.lost(&self.address, Instant::now());
         self.backlog.clear();
         while self.waiting.try_recv().is_ok() {}

@@ -50,7 +50,6 @@ pub(crate) enum Reply {
 
 /// Routes requests to the owners of slots.
 pub(crate) struct Router {
-    connect: Arc<dyn Connect>,
     around: Surroundings,
     links: RwLock<HashMap<String, Arc<Link>>>,
     held: Semaphore,
@@ -73,13 +72,13 @@ impl Router {
     ) -> Arc<Self> {
         let limits = &config.limits;
         let router = Arc::new(Self {
-            connect,
             around: Surroundings {
                 tasks: tasks.clone(),
                 map,
                 states: Arc::default(),
                 came_up: Arc::new(watch::channel(0).0),
                 queued_requests: limits.queued_requests,
+                connect,
             },
             links: RwLock::default(),
             held: Semaphore::new(limits.held_requests),
@@ -190,7 +189,7 @@ impl Router {
         if let Some(link) = links.get(address) {
             return link.clone();
         }
-        let link = Arc::new(Link::start(address, self.connect.channel(address), &self.around));
+        let link = Arc::new(Link::start(address, self.around.connect.channel(address), &self.around));
         links.insert(address.to_owned(), link.clone());
         link
     }

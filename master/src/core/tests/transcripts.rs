@@ -28,6 +28,7 @@ fn play(text: &str) -> String {
             ["kill", node] => world.set(node, Life::Gone),
             ["hang", node] => world.set(node, Life::Hung),
             ["wake", node] => world.set(node, Life::Running),
+            ["cut", node, seconds] => world.cut(node, seconds.parse().unwrap()),
             ["break", node] => world.break_down(node),
             ["drain", node] => world.drain(node),
             ["cold", node] => world.process(node).stays_cold = true,
@@ -57,6 +58,11 @@ fn play(text: &str) -> String {
 fn follows(transcript: &str) {
     let played = play(transcript);
     assert!(played == transcript, "the transcript has become:\n{played}");
+}
+
+#[test]
+fn a_node_that_the_webapps_do_not_reach_hands_its_shards_to_others() {
+    follows(include_str!("../transcripts/cut.txt"));
 }
 
 #[test]

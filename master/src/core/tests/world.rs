@@ -134,6 +134,17 @@ impl World {
         }
     }
 
+    /// Two webapps say for so many seconds that they do not reach the node.
+    pub(super) fn cut(&mut self, node: &str, seconds: u64) {
+        for _ in 0..seconds * 5 {
+            for webapp in [201, 202] {
+                let unreachable = [format!("{node}:1")].into();
+                self.feed(Event::Unreached { webapp: BootId([webapp; 16]), unreachable });
+            }
+            self.wait(Duration::from_millis(200));
+        }
+    }
+
     pub(super) fn break_down(&mut self, node: &str) {
         self.processes.get_mut(node).unwrap().broken = true;
     }

@@ -5,6 +5,7 @@
 //! itself (fenced, refused by the network) is told, and the master decides what follows.
 
 mod handoff;
+mod probing;
 
 use std::{
     sync::{
@@ -25,6 +26,8 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Endpoint};
+
+use probing::Probes;
 
 use crate::{
     Node, ShardEnded,
@@ -64,6 +67,7 @@ pub struct Cluster {
     tasks: Tasks,
     duties: Arc<Mutex<Duties>>,
     changed: Arc<watch::Sender<u64>>,
+    probes: Probes,
     /// Masters that listen.
     attached: Arc<AtomicUsize>,
 }
@@ -87,13 +91,14 @@ impl Drop for Attached {
 impl Cluster {
     /// Starts reporting to every master. `endings` is what [`Node::new`] gave.
     pub fn join(membership: Membership, node: Node, endings: mpsc::Receiver<ShardEnded>, tasks: &Tasks) -> Self {
-        let masters = membership.masters.clone();
+        let (masters, probes) = (membership.masters.clone(), Probes::start(&node, tasks));
         let cluster = Self {
             membership: Arc::new(membership),
             node,
             tasks: tasks.clone(),
             duties: Arc::default(),
             changed: Arc::new(watch::channel(0).0),
+            probes,
             attached: Arc::default(),
         };
         tasks.spawn("endings", cluster.clone().tell_endings(endings));
@@ -221,6 +226,7 @@ impl Cluster {
 
     fn report(&self) -> NodeReport {
         let running = self.node.owned();
+        let (network, database) = self.probes.wire();
         let mut duties = self.duties();
         duties.standbys().expire(Instant::now().into_std()).iter().for_each(|key| self.node.unprepare(key));
         let warm = duties.standbys().warm().map(|(key, after)| ownership(&handoff::fence(*key, after))).collect();
@@ -237,6 +243,8 @@ impl Cluster {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             warm,
             handed: duties.handed().map(handoff::wire).collect(),
+            network: Some(network),
+            database: Some(database),
         }
     }
 
@@ -276,7 +284,7 @@ impl Cluster {
     async fn acquire(self, fence: Fence) {
         tracing::info!(number = %fence.number, shard = %fence.shard, epoch = %fence.epoch, "taking a shard");
         // An earlier ownership of the same slots is fenced in the database already.
-        outdated(&self.node.owned(), &fence).for_each(|old| self.node.release(old));
+        outdated(&self.node.current(), &fence).for_each(|old| self.node.release(old));
         let acquired = self.node.acquire(fence).await;
         self.duties().started(&fence);
         match acquired {

@@ -7,10 +7,10 @@ use std::{
 
 use estafet_media::{Blobs, guard::Policy};
 use estafet_model::{BootId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId};
-use estafet_proto::v1::{NumberState, outcome::Result as Answer};
+use estafet_proto::v1::{GatewayStatus, NumberState, outcome::Result as Answer};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
-use estafet_upstream::{Standby, Upstream};
+use estafet_upstream::{ConnectError, Standby, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use crate::{
         duties::overlap,
         handoff::{Key, Target},
         life::Reason,
+        needs::Writes,
     },
     media::Courier,
     request::{Action, Reply, ShardRequest, not_owner, overloaded, owned_by},
@@ -90,6 +91,8 @@ pub struct Node {
     keys: KeyRing,
     clients: Clients,
     warm: Arc<Mutex<HashMap<Key, Prepared>>>,
+    /// Ownerships that are being started, and how each is told to end.
+    starting: Arc<Mutex<HashMap<Fence, CancellationToken>>>,
     ended: mpsc::Sender<ShardEnded>,
     /// Changes when an ownership has ended.
     left: Arc<watch::Sender<u64>>,
@@ -137,6 +140,7 @@ impl Node {
             keys: KeyRing::default(),
             clients: Clients::default(),
             warm: Arc::default(),
+            starting: Arc::default(),
             ended,
             left: Arc::default(),
         };
@@ -193,15 +197,35 @@ impl Node {
         Ok(prepared)
     }
 
-    /// Starts the shard of an ownership just claimed.
+    /// Starts the shard of an ownership just claimed. One that is released before everything is loaded never runs; its
+    /// end is reported as that of any other.
     pub async fn acquire(&self, fence: Fence) -> Result<(), Error> {
-        let Prepared { keys, poster, standby } = self.ready(&fence).await?;
+        let drain = CancellationToken::new();
+        self.starting().insert(fence, drain.clone());
+        let ready = tokio::select! {
+            biased;
+            () = drain.cancelled() => None,
+            ready = self.ready(&fence) => Some(ready),
+        };
+        let is_released = ready.is_none();
+        let started = ready.transpose().map(|prepared| prepared.map_or((), |prepared| self.run(fence, prepared, drain)));
+        self.starting().remove(&fence);
+        self.left.send_modify(|count| *count += 1);
+        if is_released {
+            // The master's side may be gone at shutdown.
+            let _ = self.ended.send(ShardEnded { fence, reason: Reason::Drained, target: None }).await;
+        }
+        started
+    }
+
+    /// Runs a shard whose owner has everything it needs.
+    fn run(&self, fence: Fence, prepared: Prepared, drain: CancellationToken) {
+        let Prepared { keys, poster, standby } = prepared;
         let settings = self.live_settings(fence.number);
         let (request_sender, requests) = mpsc::channel(REQUESTS);
         let (post_sender, posts) = mpsc::channel(POSTS);
         let (posted_sender, posted) = mpsc::channel(POSTS);
         let (condition_sender, conditions) = mpsc::channel(8);
-        let drain = CancellationToken::new();
         let receiver = settings.subscribe();
         self.context.tasks.spawn("callback poster", poster.run(posts, posted_sender, receiver.clone()));
         let over = self.context.tasks.shutdown().child_token();
@@ -224,7 +248,6 @@ impl Node {
             // The master's side may be gone at shutdown.
             let _ = node.ended.send(ShardEnded { fence, reason, target }).await;
         });
-        Ok(())
     }
 
     /// Lets every shard finish what runs; each reports its end.
@@ -232,8 +255,12 @@ impl Node {
         self.routes().values().flatten().for_each(|route| route.drain.cancel());
     }
 
-    /// Lets one ownership finish what runs; its end is reported. Harmless if it is over already.
+    /// Lets one ownership finish what runs, or not begin if it is only being started; its end is reported. Harmless if it
+    /// is over already.
     pub fn release(&self, fence: &Fence) {
+        if let Some(drain) = self.starting().get(fence) {
+            drain.cancel();
+        }
         if let Some(routes) = self.routes().get(&fence.number) {
             routes.iter().filter(|route| route.fence == *fence).for_each(|route| route.drain.cancel());
         }
@@ -243,7 +270,7 @@ impl Node {
     pub async fn let_go(&self, fence: &Fence) {
         let mut left = self.left.subscribe();
         self.release(fence);
-        while self.owned().contains(fence) {
+        while self.current().contains(fence) {
             // The sender lives in `self`.
             let _ = left.changed().await;
         }
@@ -266,6 +293,15 @@ impl Node {
     /// The ownerships of this node.
     pub fn owned(&self) -> Vec<Fence> {
         self.routes().values().flatten().map(|route| route.fence).collect()
+    }
+
+    /// The ownerships of this node, and those that are being started.
+    pub fn current(&self) -> Vec<Fence> {
+        // In this order: one that begins meanwhile is seen twice rather than not at all.
+        let starting: Vec<Fence> = self.starting().keys().copied().collect();
+        let owned = self.owned();
+        let starting = starting.into_iter().filter(|fence| !owned.contains(fence)).collect::<Vec<_>>();
+        owned.into_iter().chain(starting).collect()
     }
 
     /// Number of shards owned.
@@ -308,6 +344,21 @@ impl Node {
         &self.context.state
     }
 
+    /// Whether its shards are to be connected to the network.
+    pub(crate) fn wants_network(&self) -> bool {
+        self.context.config.connect_upstream
+    }
+
+    /// Finds out whether the network is reached.
+    pub(crate) async fn probe_network(&self) -> Result<(), ConnectError> {
+        self.context.upstream.probe().await
+    }
+
+    /// Finds out whether the message database is reached.
+    pub(crate) async fn probe_database(&self) -> estafet_store::Result<()> {
+        self.context.store.numbers().await.map(drop)
+    }
+
     pub(crate) fn tasks(&self) -> &Tasks {
         &self.context.tasks
     }
@@ -330,6 +381,10 @@ impl Node {
             routes.retain(|route| route.fence != *fence);
         }
         self.left.send_modify(|count| *count += 1);
+    }
+
+    fn starting(&self) -> std::sync::MutexGuard<'_, HashMap<Fence, CancellationToken>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn routes(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<WaId, Vec<Route>>> {
@@ -381,25 +436,25 @@ impl Moved {
 /// The states of the shards of this node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeState {
-    states: Arc<Mutex<BTreeMap<Place, NumberState>>>,
+    states: Arc<Mutex<BTreeMap<Place, (NumberState, Writes)>>>,
     changed: Arc<watch::Sender<u64>>,
 }
 
 impl NodeState {
-    pub(crate) fn publish(&self, state: NumberState) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = states.insert((state.number, state.shard_count, state.shard), state);
+    pub(crate) fn publish(&self, state: NumberState, writes: Writes) {
+        let mut states = self.states();
+        let known = states.insert((state.number, state.shard_count, state.shard), (state, writes));
         // The counters move all the time and are read, not pushed.
-        if known.is_none_or(|known| (known.gateway_status, known.epoch) != (state.gateway_status, state.epoch)) {
+        if known.is_none_or(|(known, _)| (known.gateway_status, known.epoch) != (state.gateway_status, state.epoch)) {
             self.changed.send_modify(|version| *version += 1);
         }
     }
 
     /// Forgets an ownership that ended; a newer one of the same shard stays.
     pub(crate) fn remove(&self, fence: &Fence) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.states();
         let key = (fence.number.as_u64(), fence.count.get().into(), fence.shard.get().into());
-        if states.get(&key).is_some_and(|state| state.epoch == u64::from(fence.epoch.get())) {
+        if states.get(&key).is_some_and(|(state, _)| state.epoch == u64::from(fence.epoch.get())) {
             states.remove(&key);
             self.changed.send_modify(|version| *version += 1);
         }
@@ -407,7 +462,21 @@ impl NodeState {
 
     /// The states now.
     pub fn snapshot(&self) -> Vec<NumberState> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+        self.states().values().map(|(state, _)| *state).collect()
+    }
+
+    /// Whether some shard is connected to the network.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.states().values().any(|(state, _)| state.gateway_status() == GatewayStatus::Connected)
+    }
+
+    /// What the commits of all shards say of the database.
+    pub(crate) fn writes(&self) -> Writes {
+        self.states().values().fold(Writes::default(), |all, (_, writes)| all.with(*writes))
+    }
+
+    fn states(&self) -> std::sync::MutexGuard<'_, BTreeMap<Place, (NumberState, Writes)>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Word of changed connections and epochs.

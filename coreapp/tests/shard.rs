@@ -375,3 +375,25 @@ async fn pass_through_keeps_nothing_of_a_delivered_message_and_does_not_tell_rea
     assert_eq!(told, ["delivered"]);
     assert_eq!(bench.statuses(&sent[0]).await, None);
 }
+
+#[tokio::test]
+async fn an_ownership_that_is_released_while_it_is_being_started_never_runs_and_is_reported_as_over() {
+    let mut bench = bench().await;
+    let other: WaId = "15550000002".parse().unwrap();
+    let fence = bench.store.claim(other, Shard::ZERO, ShardCount::ONE, None, "a", BOOT, 0, 0).await.unwrap().unwrap();
+    {
+        let node = bench.node.clone();
+        let mut starting = std::pin::pin!(node.acquire(fence));
+        assert!(futures::poll!(&mut starting).is_pending(), "the keys are being read");
+        assert!(node.current().contains(&fence) && !node.owned().contains(&fence));
+        let mut let_go = std::pin::pin!(node.let_go(&fence));
+        assert!(futures::poll!(&mut let_go).is_pending(), "it has not ended yet");
+        starting.await.unwrap();
+        let_go.await;
+    }
+    let ended = bench.endings.recv().await.unwrap();
+    assert_eq!((ended.fence, ended.reason), (fence, estafet_coreapp::core::life::Reason::Drained));
+    assert_eq!(bench.node.current(), [bench.fence]);
+    let (_peer, more) = (bench.connections.recv().await.unwrap(), bench.connections.try_recv());
+    assert!(more.is_err(), "it was connected to the network");
+}

@@ -28,10 +28,12 @@ use crate::{
     assignments::Wanted,
     core::{
         Core, Effect, Event, MapEntry, Record, Redial,
+        fitness::Trouble,
         membership::{GRACE, Health},
         placement::{NodeName, ShardKey},
         resharding::Shape,
     },
+    grpc::wire_reach,
     standing::{Behind, Office},
 };
 
@@ -453,6 +455,7 @@ impl Driver {
     }
 
     fn status(&self) -> v1::ClusterStatus {
+        let now = self.handle.moment(Instant::now());
         let health = |health| match health {
             Health::Alive => v1::NodeHealth::Alive,
             Health::Suspect => v1::NodeHealth::Suspect,
@@ -465,12 +468,27 @@ impl Driver {
             draining: member.draining,
             holdings: u32::try_from(member.holdings.len()).unwrap_or(u32::MAX),
             version: self.words.get(node).map(|word| word.version.clone()).unwrap_or_default(),
+            troubles: self
+                .core
+                .membership()
+                .troubles(node, now)
+                .into_iter()
+                .map(|trouble| wire_trouble(trouble).into())
+                .collect(),
+            network: Some(wire_reach(member.needs.network)),
+            database: Some(wire_reach(member.needs.database)),
+        });
+        let failing = self.core.failing().map(|(key, failing)| v1::FailingShard {
+            ownership: Some(ownership(key, self.core.epoch(key).get())),
+            failures: failing.count,
+            retry_in_ms: u64::try_from(failing.after.saturating_sub(now).as_millis()).unwrap_or(u64::MAX),
         });
         v1::ClusterStatus {
             term: self.core.term().unwrap_or_default(),
             nodes: nodes.collect(),
             shards: self.core.map().map(wire_entry).collect(),
             states: self.words.values().flat_map(|word| word.states.iter().copied()).collect(),
+            failing: failing.collect(),
             registered: self.registered.iter().map(|(id, node)| registered(id, node)).collect(),
         }
     }
@@ -501,6 +519,15 @@ async fn dial(address: &str) -> Redial {
 fn registered(id: &str, node: &Node) -> v1::RegisteredNode {
     let Node { role, address, boot, version } = node.clone();
     v1::RegisteredNode { id: id.to_owned(), role, address, boot, version }
+}
+
+fn wire_trouble(trouble: Trouble) -> v1::NodeTrouble {
+    match trouble {
+        Trouble::Unreached => v1::NodeTrouble::Unreached,
+        Trouble::NoNetwork => v1::NodeTrouble::NoNetwork,
+        Trouble::NoDatabase => v1::NodeTrouble::NoDatabase,
+        Trouble::Quarantined => v1::NodeTrouble::Quarantined,
+    }
 }
 
 fn shapes(rows: Vec<NumberRow>) -> BTreeMap<WaId, Shape> {

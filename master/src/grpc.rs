@@ -3,7 +3,7 @@
 //! What cannot be read as a report ends the stream; nothing a peer sends can do more. Every master answers,
 //! leader or not, so that the map does not depend on an election.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
 use estafet_proto::v1::{
@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    core::{Ending, Event, Holding, MapEntry, Record, Report, placement::ShardKey},
+    core::{Ending, Event, Holding, MapEntry, Needs, Reach, Record, Report, placement::ShardKey},
     driver::{Handle, Input, ORDERS, Word, wire_entry},
 };
 
@@ -176,6 +176,7 @@ fn read_report(report: NodeReport) -> Result<Report, Status> {
         endings: endings.collect::<Result<_, Status>>()?,
         warm: report.warm.into_iter().map(|ownership| read_ownership(Some(ownership))).collect::<Result<_, Status>>()?,
         handed: handed.collect::<Result<_, Status>>()?,
+        needs: Needs { network: read_reach(report.network), database: read_reach(report.database) },
     })
 }
 
@@ -186,6 +187,25 @@ fn read_ownership(ownership: Option<v1::Ownership>) -> Result<(ShardKey, Epoch),
         Some(((number, count, Shard::new(ownership.shard, count)?), read_epoch(ownership.epoch)))
     };
     ownership.and_then(read).ok_or_else(|| Status::invalid_argument("ownership: number, shard and count"))
+}
+
+fn read_reach(reach: Option<v1::Reach>) -> Reach {
+    match reach.and_then(|reach| reach.state) {
+        None => Reach::Unknown,
+        Some(v1::reach::State::WellMs(ms)) => Reach::Well(Duration::from_millis(ms)),
+        Some(v1::reach::State::LostMs(ms)) => Reach::Lost(Duration::from_millis(ms)),
+    }
+}
+
+/// A reach as it travels.
+pub(crate) fn wire_reach(reach: Reach) -> v1::Reach {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let state = match reach {
+        Reach::Unknown => None,
+        Reach::Well(time) => Some(v1::reach::State::WellMs(ms(time))),
+        Reach::Lost(time) => Some(v1::reach::State::LostMs(ms(time))),
+    };
+    v1::Reach { state }
 }
 
 /// An epoch of the wire; one that is too large leaves room for the next.

@@ -14,7 +14,7 @@ use estafet_harness::{
     verdict,
 };
 use estafet_model::{ShardCount, Slot, WaId};
-use estafet_proto::v1::NodeHealth;
+use estafet_proto::v1::{NodeHealth, NodeTrouble};
 use futures::future::join_all;
 use serde_json::json;
 
@@ -153,6 +153,15 @@ impl Stage<'_> {
     pub(crate) async fn hears(&self, node: &str) -> anyhow::Result<bool> {
         let nodes = self.cluster.status().await?.nodes;
         Ok(nodes.iter().any(|known| known.node == node && known.health() == NodeHealth::Alive))
+    }
+
+    /// Waits until the leader says this of the coreapp.
+    pub(crate) async fn suffers(&self, node: &str, trouble: NodeTrouble) -> anyhow::Result<()> {
+        until(&format!("{node} is in trouble: {trouble:?}"), async || {
+            let nodes = self.cluster.status().await?.nodes;
+            Ok(nodes.iter().any(|known| known.node == node && known.troubles().any(|known| known == trouble)))
+        })
+        .await
     }
 
     /// Waits until some master leads.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
-use estafet_proto::v1::{ClusterStatus, GatewayStatus, NodeHealth, NumberState};
+use estafet_proto::v1::{ClusterStatus, GatewayStatus, NodeHealth, NodeTrouble, NumberState, Reach, reach};
 use estafet_tls::Transport;
 use serde_json::{Value, json};
 
@@ -57,6 +57,9 @@ fn json(status: &ClusterStatus, leader: Option<&String>) -> Value {
             "draining": node.draining,
             "shards": node.holdings,
             "version": node.version,
+            "troubles": node.troubles().map(trouble).collect::<Vec<_>>(),
+            "network": reached(node.network.as_ref()),
+            "database": reached(node.database.as_ref()),
         })
     });
     let registered = status.registered.iter().map(|node| {
@@ -68,11 +71,23 @@ fn json(status: &ClusterStatus, leader: Option<&String>) -> Value {
             "version": node.version,
         })
     });
+    let failing = status.failing.iter().filter_map(|failing| {
+        let shard = failing.ownership.as_ref()?;
+        Some(json!({
+            "number": shard.number.to_string(),
+            "shard": shard.shard,
+            "shard_count": shard.shard_count,
+            "epoch": shard.epoch,
+            "failures": failing.failures,
+            "retry_in_ms": failing.retry_in_ms,
+        }))
+    });
     json!({
         "leader": leader,
         "term": status.term,
         "nodes": nodes.collect::<Vec<_>>(),
         "shards": shards,
+        "failing": failing.collect::<Vec<_>>(),
         "registered": registered.collect::<Vec<_>>(),
     })
 }
@@ -96,6 +111,35 @@ fn health(health: NodeHealth) -> &'static str {
     }
 }
 
+fn trouble(trouble: NodeTrouble) -> &'static str {
+    match trouble {
+        NodeTrouble::Unreached => "not reached by webapps",
+        NodeTrouble::NoNetwork => "no network",
+        NodeTrouble::NoDatabase => "no database",
+        NodeTrouble::Quarantined => "quarantined",
+        NodeTrouble::Unspecified => "unknown",
+    }
+}
+
+/// Whether a node reaches something, and for how many milliseconds that has been so; null if it does not know.
+fn reached(reach: Option<&Reach>) -> Value {
+    match reach.and_then(|reach| reach.state.as_ref()) {
+        Some(reach::State::WellMs(ms)) => json!({ "reached": true, "for_ms": ms }),
+        Some(reach::State::LostMs(ms)) => json!({ "reached": false, "for_ms": ms }),
+        None => Value::Null,
+    }
+}
+
+/// What a node lacks or suffers from, in a cell.
+fn plight(node: &Value) -> String {
+    let lost = ["network", "database"].into_iter().filter(|need| node[need]["reached"] == false);
+    let lost = lost.map(|need| format!("no {need} for {} s", node[need]["for_ms"].as_u64().unwrap_or_default() / 1000));
+    let named = node["troubles"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let named = named.filter(|name| !name.starts_with("no ")).map(str::to_owned);
+    let all: Vec<String> = lost.chain(named).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
+}
+
 /// The status as tables a person reads.
 pub(crate) fn table(status: &Value) -> String {
     let cell = |value: &Value, key: &str| match &value[key] {
@@ -108,11 +152,15 @@ pub(crate) fn table(status: &Value) -> String {
         Some(leader) => format!("leader {leader}   term {}", status["term"]),
         None => "no master leads; this is what one of them knows".to_owned(),
     };
-    out += &format!("\n\n{:<16} {:<22} {:<8} {:<9} {:>6} {:<10}", "NODE", "ADDRESS", "HEALTH", "DRAINING", "SHARDS", "VERSION");
+    out += &format!(
+        "\n\n{:<16} {:<22} {:<8} {:<9} {:>6} {:<10} TROUBLE",
+        "NODE", "ADDRESS", "HEALTH", "DRAINING", "SHARDS", "VERSION"
+    );
     for node in rows("nodes") {
         let cells = ["node", "address", "health", "draining", "shards", "version"].map(|key| cell(&node, key));
         let [name, address, health, draining, shards, version] = cells;
-        out += &format!("\n{name:<16} {address:<22} {health:<8} {draining:<9} {shards:>6} {version:<10}");
+        let plight = plight(&node);
+        out += &format!("\n{name:<16} {address:<22} {health:<8} {draining:<9} {shards:>6} {version:<10} {plight}");
     }
     out += &format!(
         "\n\n{:<16} {:<8} {:<16} {:>6} {:<13} {:>8} {:>10}",
@@ -124,6 +172,17 @@ pub(crate) fn table(status: &Value) -> String {
         let place = format!("{place}/{count}");
         out += &format!("\n{number:<16} {place:<8} {owner:<16} {epoch:>6} {connection:<13} {outbox:>8} {callbacks:>10}");
     }
+    let failing = rows("failing");
+    if !failing.is_empty() {
+        out += &format!("\n\n{:<16} {:<8} {:>8} {:>12}", "CANNOT START", "SHARD", "FAILURES", "NEXT TRY IN");
+    }
+    for shard in failing {
+        let cells = ["number", "shard", "shard_count", "failures"].map(|key| cell(&shard, key));
+        let ([number, place, count, failures], seconds) =
+            (cells, shard["retry_in_ms"].as_u64().unwrap_or_default().div_ceil(1000));
+        let place = format!("{place}/{count}");
+        out += &format!("\n{number:<16} {place:<8} {failures:>8} {seconds:>10} s");
+    }
     out += &format!("\n\n{:<22} {:<8} {:<22} {:<10}", "REGISTERED IN ETCD", "ROLE", "ADDRESS", "VERSION");
     for node in rows("registered") {
         let [id, role, address, version] = ["id", "role", "address", "version"].map(|key| cell(&node, key));
@@ -134,7 +193,7 @@ pub(crate) fn table(status: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use estafet_proto::v1::{MapEntry, NodeStatus, Ownership, RegisteredNode};
+    use estafet_proto::v1::{FailingShard, MapEntry, NodeStatus, Ownership, RegisteredNode};
 
     use super::*;
 
@@ -160,7 +219,11 @@ mod tests {
                 draining: false,
                 holdings: 2,
                 version: "0.1.0".to_owned(),
+                troubles: vec![NodeTrouble::Unreached.into(), NodeTrouble::NoNetwork.into()],
+                network: Some(Reach { state: Some(reach::State::LostMs(7_400)) }),
+                database: Some(Reach { state: Some(reach::State::WellMs(7_400)) }),
             }],
+            failing: vec![FailingShard { ownership: ownership(1, 9), failures: 4, retry_in_ms: 700 }],
             shards: vec![
                 MapEntry { ownership: ownership(0, 3), address: address.clone() },
                 MapEntry { ownership: ownership(1, 9), address: "10.0.0.8:6250".to_owned() },
@@ -181,10 +244,13 @@ mod tests {
         let table = table(&json(&status(), Some(&"127.0.0.1:6260".to_owned())));
         let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[0], ["leader", "127.0.0.1:6260", "term", "42"]);
-        assert_eq!(rows[3], ["coreapp-0", "10.0.0.7:6250", "alive", "false", "2", "0.1.0"]);
+        let trouble = "no network for 7 s, not reached by webapps";
+        assert_eq!(rows[3][..6], ["coreapp-0", "10.0.0.7:6250", "alive", "false", "2", "0.1.0"]);
+        assert_eq!(rows[3][6..].join(" "), trouble);
         assert_eq!(rows[6], ["15550000001", "0/2", "coreapp-0", "3", "connected", "7", "1"]);
         // Its owner is not known by name yet, and what was reported is of an earlier epoch.
         assert_eq!(rows[7], ["15550000001", "1/2", "10.0.0.8:6250", "9", "-", "-", "-"]);
-        assert_eq!(rows[10], ["coreapp-0", "coreapp", "10.0.0.7:6250", "0.1.0"]);
+        assert_eq!(rows[10], ["15550000001", "1/2", "4", "1", "s"]);
+        assert_eq!(rows[13], ["coreapp-0", "coreapp", "10.0.0.7:6250", "0.1.0"]);
     }
 }

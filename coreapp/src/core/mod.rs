@@ -13,6 +13,7 @@ pub mod files;
 pub mod handoff;
 pub mod lanes;
 pub mod life;
+pub mod needs;
 pub mod outbox;
 pub mod peer;
 pub mod pending;

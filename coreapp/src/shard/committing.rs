@@ -51,6 +51,7 @@ impl Shard {
         match result {
             Ok(stored) => {
                 self.database_lost_since = None;
+                self.writes.committed(self.now);
                 self.metrics.commits.add(1, &[]);
                 self.metrics.commit_seconds.record(took.as_secs_f64(), &[]);
                 self.metrics.rows.add(batch.rows() as u64, &[]);
@@ -64,6 +65,9 @@ impl Shard {
                 self.life.superseded(Reason::Fenced);
             }
             Err(error) => {
+                if error.is_retryable() {
+                    self.writes.unanswered(self.now.checked_sub(took).unwrap_or(self.now));
+                }
                 let since = *self.database_lost_since.get_or_insert(self.now);
                 let lost_for = self.now.saturating_duration_since(since);
                 tracing::error!(%error, ?lost_for, rows = batch.rows(), "commit without an answer, trying again");

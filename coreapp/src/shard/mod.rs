@@ -49,6 +49,7 @@ use crate::{
         files::Files,
         lanes::{Lanes, Post, Rules},
         life::{Life, Reason},
+        needs::Writes,
         outbox::Outbox,
         peer::Peer,
         pending::Pending,
@@ -113,6 +114,7 @@ pub struct Shard {
     unsettled: u64,
     /// When the database stopped answering; while set, new messages are refused.
     database_lost_since: Option<Instant>,
+    writes: Writes,
     upline: Upline,
     /// Counts connections; frames prepared for one are never sent over another.
     generation: u64,
@@ -159,6 +161,7 @@ impl Shard {
             committing: None,
             unsettled: 0,
             database_lost_since: None,
+            writes: Writes::default(),
             upline: if config.connect_upstream { Upline::Connecting } else { Upline::Off },
             generation: 0,
             outgoing: VecDeque::new(),

@@ -110,6 +110,11 @@ impl Shard {
         self.settings = settings;
     }
 
+    /// What its commits say of the database.
+    pub(crate) fn writes(&self) -> crate::core::needs::Writes {
+        self.writes
+    }
+
     /// The state of the shard, for `/v1/health` and `estafet status`.
     pub fn state(&self) -> NumberState {
         let gateway_status = match self.upline {

@@ -166,6 +166,18 @@ impl Upstream for ChatUpstream {
         Err(ConnectError::Unreachable(failures.join("; ")))
     }
 
+    /// A handshake with a key of nobody, over any of the addresses.
+    async fn probe(&self) -> Result<(), ConnectError> {
+        let (key, mut failures) = (StaticKey::generate(), Vec::new());
+        for address in &self.addresses {
+            match self.dial(address, &key).await {
+                Ok(_) => return Ok(()),
+                Err(failure) => failures.push(format!("{address}: {failure}")),
+            }
+        }
+        Err(ConnectError::Unreachable(failures.join("; ")))
+    }
+
     async fn put_blob(&self, content: BlobStream) -> Result<String, BlobError> {
         self.put(content).await
     }

@@ -29,6 +29,12 @@ pub trait Upstream: Send + Sync + 'static {
         Err(ConnectError::Refused("this network keeps no standby connections".to_owned()))
     }
 
+    /// Finds out whether the network can be reached from here, without a number's keys. A network that cannot be probed
+    /// says that it can: then nothing is moved for its sake.
+    async fn probe(&self) -> Result<(), ConnectError> {
+        Ok(())
+    }
+
     /// Leaves an encrypted file with the network; its handle.
     async fn put_blob(&self, content: BlobStream) -> Result<String, BlobError>;
 

@@ -1,6 +1,9 @@
 //! Facts the master hears of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use estafet_model::{BootId, Epoch, Layout, WaId};
 
@@ -32,6 +35,27 @@ pub struct Ending {
     pub above: Epoch,
 }
 
+/// Whether a node reaches something, and for how long that has been so, by the node's own monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// It does not know, or does not say.
+    #[default]
+    Unknown,
+    /// It does.
+    Well(Duration),
+    /// It does not.
+    Lost(Duration),
+}
+
+/// What a node needs to own shards, besides its masters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The network, which messages go to.
+    pub network: Reach,
+    /// The message database.
+    pub database: Reach,
+}
+
 /// A heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -51,6 +75,8 @@ pub struct Report {
     pub warm: Vec<(ShardKey, Epoch)>,
     /// What it handed off lately, as the database has it.
     pub handed: Vec<Record>,
+    /// Whether it reaches what it needs.
+    pub needs: Needs,
 }
 
 /// A row of the database: who was given a shard last.

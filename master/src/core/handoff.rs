@@ -6,8 +6,8 @@
 //! One move at a time for each target, eight in all. Until the epoch is raised the owner keeps the shard and
 //! serves it; a step that takes too long ends the move, and the next target is tried. From the moment the epoch
 //! is raised the database names the target: the owner says so to every master, and a leader that never hears it
-//! reads it. Balance moves wait for 30 s in which no node came, left or died, and are one shard or a tenth of all
-//! in 30 s (reliability.md §2 rule 8).
+//! reads it. Balance moves wait for 30 s in which no node came, left, died or got into trouble, and until no node
+//! lacks anything; they are one shard or a tenth of all in 30 s (reliability.md §2 rule 8).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -131,7 +131,7 @@ impl Term {
         let quiet = now.saturating_sub(view.membership.changed_at()) >= QUIET && now.saturating_sub(self.began) >= NEW_LEADER;
         let settled =
             self.moves.is_empty() && self.switches.is_empty() && standings.values().all(|standing| *standing == Standing::Held);
-        if !quiet || !settled || self.balanced.len() >= (standings.len() / 10).max(1) {
+        if !quiet || !settled || !view.membership.lacks_nothing() || self.balanced.len() >= (standings.len() / 10).max(1) {
             return;
         }
         if let Some((key, to)) = balance(problem, plan) {

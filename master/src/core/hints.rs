@@ -58,7 +58,9 @@ impl Hints {
         self.webapps.insert(webapp, Word { heard_at: now, unreachable });
         let missed = self.missed_by_enough(now);
         self.missed.retain(|address, _| missed.contains(address));
-        missed.into_iter().for_each(|address| drop(self.missed.entry(address).or_insert(now)));
+        for address in missed {
+            self.missed.entry(address).or_insert(now);
+        }
         let agreed = self.missed.iter().filter(|(_, since)| now.saturating_sub(**since) >= AGREEMENT);
         agreed.map(|(address, _)| address.clone()).collect()
     }

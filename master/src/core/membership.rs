@@ -7,12 +7,9 @@
 //! 4. Stream broken and the dial refused: **dead** at once; not answered: dead after a grace of 100 ms.
 //! 5. Time in which this process itself did not run is nobody's silence; but who says nothing between three such
 //!    stalls in a row is silent, or a starved master would never notice a hung node.
-//! 6. A node that the webapps do not reach ([`super::hints`]) gives what it has to others and gets nothing new, for
-//!    ten seconds after the last word of it, as long as there are others. Silent for half the threshold as well,
-//!    it is **dead**.
-//! 7. A node that lost ownership, or failed to start one, three times in five minutes is quarantined for ten;
-//!    failures within a second of each other count once.
+//! 6. Silent for half the threshold and missed by the webapps as well ([`super::hints`]): **dead**.
 //!
+//! Who of those that live may be given shards is decided in [`super::fitness`].
 //! A wrong verdict costs a reconnect, never a message: that is the epoch's part (**I2**).
 
 use std::{
@@ -24,7 +21,8 @@ use estafet_model::{BootId, Epoch};
 
 use super::{
     Moment, Redial, Report,
-    event::Holding,
+    event::{Holding, Needs},
+    fitness::Troubles,
     placement::{NodeName, ShardKey},
 };
 
@@ -36,16 +34,8 @@ pub const LONGEST_SILENCE: Duration = Duration::from_millis(1500);
 pub const GRACE: Duration = Duration::from_millis(100);
 /// Gaps remembered.
 const GAPS: usize = 100;
-/// Losses after which a node is quarantined, the time they happen in, and the quarantine's length.
-const LOSSES: usize = 3;
-const LOSSES_WITHIN: Duration = Duration::from_secs(5 * 60);
-const QUARANTINE: Duration = Duration::from_secs(10 * 60);
 /// Stalls of our own that one silence is excused by.
 const EXCUSES: u8 = 3;
-/// How long a node is cut off after it was last said.
-const CUT_OFF: Duration = Duration::from_secs(10);
-/// What fails within this time of the last loss has the same cause.
-const SAME_CAUSE: Duration = Duration::from_secs(1);
 /// Former processes of a node whose late words are not listened to.
 const FORMER: usize = 8;
 
@@ -75,13 +65,13 @@ pub struct Member {
     pub holdings: BTreeMap<ShardKey, Holding>,
     /// What it is ready to take, after which epoch.
     pub warm: BTreeMap<ShardKey, Epoch>,
+    /// What it says it reaches.
+    pub needs: Needs,
+    pub(super) troubles: Troubles,
     former: VecDeque<BootId>,
     heard_at: Moment,
     broken_at: Option<Moment>,
     gaps: VecDeque<Duration>,
-    losses: VecDeque<Moment>,
-    quarantined_until: Moment,
-    cut_off_until: Moment,
     /// Stalls of our own since it was heard.
     excuses: u8,
 }
@@ -95,13 +85,12 @@ impl Member {
             health: Health::Alive,
             holdings: BTreeMap::new(),
             warm: BTreeMap::new(),
+            needs: report.needs,
+            troubles: Troubles::default(),
             former: VecDeque::new(),
             heard_at: now,
             broken_at: None,
             gaps: VecDeque::new(),
-            losses: VecDeque::new(),
-            quarantined_until: Moment::ZERO,
-            cut_off_until: Moment::ZERO,
             excuses: 0,
         }
     }
@@ -115,19 +104,10 @@ impl Member {
         adaptive.clamp(SHORTEST_SILENCE, LONGEST_SILENCE)
     }
 
-    /// Whether it may be given shards, quarantine aside.
-    fn is_fit(&self) -> bool {
-        self.health == Health::Alive && !self.draining
-    }
-
-    fn is_cut_off(&self, now: Moment) -> bool {
-        now < self.cut_off_until
-    }
-
     fn verdict(&self, now: Moment) -> Health {
         let silence = now.saturating_sub(self.heard_at);
         let threshold = self.threshold();
-        let missed_by_all = self.is_cut_off(now) && silence >= threshold / 2;
+        let missed_by_all = self.is_unreached(now) && silence >= threshold / 2;
         if self.health == Health::Dead || silence >= threshold || missed_by_all {
             Health::Dead
         } else if self.broken_at.is_some() || silence >= threshold / 2 {
@@ -143,16 +123,7 @@ impl Member {
         }
         self.health = Health::Dead;
         if !self.holdings.is_empty() {
-            self.lost(now);
-        }
-    }
-
-    fn lost(&mut self, now: Moment) {
-        self.losses.retain(|at| now.saturating_sub(*at) < LOSSES_WITHIN);
-        self.losses.push_back(now);
-        if self.losses.len() >= LOSSES {
-            self.losses.clear();
-            self.quarantined_until = now + QUARANTINE;
+            self.troubles.lost(now);
         }
     }
 }
@@ -161,7 +132,7 @@ impl Member {
 #[derive(Clone, Debug, Default)]
 pub struct Membership {
     members: BTreeMap<NodeName, Member>,
-    /// When a node last came, left or died.
+    /// When a node last came, left, died, or got into trouble.
     changed_at: Moment,
 }
 
@@ -183,7 +154,7 @@ impl Membership {
             }
             member.boot = report.boot;
             member.gaps.clear();
-            member.cut_off_until = Moment::ZERO;
+            member.troubles.restarted();
             member.heard_at = now;
         } else if now > member.heard_at && member.health != Health::Dead {
             if member.gaps.len() == GAPS {
@@ -191,7 +162,9 @@ impl Membership {
             }
             member.gaps.push_back(now - member.heard_at);
         }
-        if member.health == Health::Dead || member.draining != report.draining {
+        let had_all = member.has_all();
+        member.needs = report.needs;
+        if member.health == Health::Dead || member.draining != report.draining || member.has_all() != had_all {
             self.changed_at = now;
         }
         member.address.clone_from(&report.address);
@@ -243,14 +216,6 @@ impl Membership {
         }
     }
 
-    /// A node could not start a shard that it was given.
-    pub fn failed(&mut self, now: Moment, node: &NodeName) {
-        let Some(member) = self.members.get_mut(node) else { return };
-        if member.losses.back().is_none_or(|last| now.saturating_sub(*last) >= SAME_CAUSE) {
-            member.lost(now);
-        }
-    }
-
     /// A node by name.
     pub fn get(&self, node: &NodeName) -> Option<&Member> {
         self.members.get(node)
@@ -261,49 +226,29 @@ impl Membership {
         self.members.iter()
     }
 
-    /// The webapps do not reach the node at this address.
-    pub fn cut_off(&mut self, now: Moment, address: &str) {
-        for member in self.members.values_mut().filter(|member| member.address == address && member.health != Health::Dead) {
-            if !member.is_cut_off(now) {
-                self.changed_at = now;
-            }
-            member.cut_off_until = now + CUT_OFF;
-        }
+    pub(super) fn member_mut(&mut self, node: &NodeName) -> Option<&mut Member> {
+        self.members.get_mut(node)
     }
 
-    /// Nodes that may be given shards: those in quarantine or cut off only when there is nobody else.
-    pub fn candidates(&self, now: Moment) -> Vec<NodeName> {
-        let fit = |counts: &dyn Fn(&Member) -> bool| -> Vec<NodeName> {
-            let members = self.members.iter().filter(|(_, member)| member.is_fit() && counts(member));
-            members.map(|(node, _)| node.clone()).collect()
-        };
-        let reached = fit(&|member| !member.is_cut_off(now));
-        let free = fit(&|member| !member.is_cut_off(now) && now >= member.quarantined_until);
-        [free, reached].into_iter().find(|nodes| !nodes.is_empty()).unwrap_or_else(|| fit(&|_| true))
+    pub(super) fn changed(&mut self, now: Moment) {
+        self.changed_at = now;
     }
 
-    /// Nodes that keep what they have: all that live, do not want to end and are reached, if any is.
-    pub fn keepers(&self, now: Moment) -> Vec<NodeName> {
-        let others = self.members.values().any(|member| member.is_fit() && !member.is_cut_off(now));
-        let keeps = |member: &Member| member.health != Health::Dead && !member.draining && !(others && member.is_cut_off(now));
-        self.members.iter().filter(|(_, member)| keeps(member)).map(|(node, _)| node.clone()).collect()
-    }
-
-    /// When a node last came, left or died.
+    /// When a node last came, left, died, got into trouble, or lacked or found what it needs.
     pub fn changed_at(&self) -> Moment {
         self.changed_at
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn ms(ms: u64) -> Moment {
         Duration::from_millis(ms)
     }
 
-    fn report(boot: u8) -> Report {
+    pub(in super::super) fn report(boot: u8) -> Report {
         let holdings = vec![Holding { key: super::super::tests::key(0, 1), epoch: estafet_model::Epoch::new(1), active: true }];
         Report {
             node: "a".to_owned(),
@@ -314,6 +259,7 @@ mod tests {
             endings: Vec::new(),
             warm: Vec::new(),
             handed: Vec::new(),
+            needs: Needs::default(),
         }
     }
 
@@ -395,32 +341,6 @@ mod tests {
     }
 
     #[test]
-    fn three_losses_in_five_minutes_are_a_quarantine_unless_there_is_nobody_else() {
-        let mut membership = Membership::default();
-        for boot in 1..=4 {
-            membership.heard(ms(u64::from(boot) * 1000), &report(boot));
-        }
-        assert_eq!(membership.candidates(ms(5000)), ["a"], "nobody else");
-        let mut other = report(1);
-        other.node = "b".to_owned();
-        membership.heard(ms(4000), &other);
-        assert_eq!(membership.candidates(ms(5000)), ["b"]);
-        assert_eq!(membership.candidates(ms(4000) + QUARANTINE), ["a", "b"]);
-    }
-
-    #[test]
-    fn a_node_that_the_webapps_miss_keeps_nothing_while_there_are_others() {
-        let (mut membership, mut other) = (Membership::default(), report(1));
-        (other.node, other.address) = ("b".to_owned(), "b:1".to_owned());
-        membership.heard(ms(0), &report(1));
-        membership.cut_off(ms(0), "a:1");
-        assert_eq!((membership.candidates(ms(1)), membership.keepers(ms(1))), (vec!["a".to_owned()], vec!["a".to_owned()]));
-        membership.heard(ms(1), &other);
-        assert_eq!((membership.candidates(ms(2)), membership.keepers(ms(2))), (vec!["b".to_owned()], vec!["b".to_owned()]));
-        assert_eq!(membership.keepers(CUT_OFF).len(), 2, "nobody says so any more");
-    }
-
-    #[test]
     fn half_the_silence_is_enough_when_the_webapps_miss_the_node_too() {
         let mut membership = Membership::default();
         membership.heard(ms(0), &report(1));
@@ -429,20 +349,6 @@ mod tests {
         assert_eq!(health(&membership), Health::Alive);
         membership.passed(ms(300), ms(0));
         assert_eq!(health(&membership), Health::Dead);
-    }
-
-    #[test]
-    fn shards_that_cannot_be_started_are_losses_and_those_of_one_second_are_one() {
-        let (mut membership, mut other) = (Membership::default(), report(1));
-        other.node = "b".to_owned();
-        membership.heard(ms(0), &report(1));
-        membership.heard(ms(0), &other);
-        for at in [0, 10, 999, 1000, 1999] {
-            membership.failed(ms(at), &"a".to_owned());
-        }
-        assert_eq!(membership.candidates(ms(1999)), ["a", "b"], "two losses");
-        membership.failed(ms(2000), &"a".to_owned());
-        assert_eq!(membership.candidates(ms(2000)), ["b"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use estafet_model::{BootId, Epoch, Group, ShardCount, WaId};
 
 use super::{
     MapEntry, Moment, Record,
+    failures::{Failing, Failures},
     hints::Hints,
     membership::Membership,
     placement::{NodeName, ShardKey},
@@ -62,6 +63,8 @@ pub(super) struct Term {
     pub(super) claims: BTreeMap<ShardKey, NodeName>,
     /// Shards whose claim failed, and when it may be tried again.
     pub(super) retry_after: BTreeMap<ShardKey, Moment>,
+    /// Shards that could not be started.
+    pub(super) failures: Failures,
     /// Planned moves under way.
     pub(super) moves: BTreeMap<ShardKey, Move>,
     /// Nodes that a shard could not be handed to, and until when they are not tried for it.
@@ -155,6 +158,7 @@ impl Term {
             stale: false,
             claims: BTreeMap::new(),
             retry_after: BTreeMap::new(),
+            failures: Failures::default(),
             moves: BTreeMap::new(),
             avoided: BTreeMap::new(),
             balanced: VecDeque::new(),
@@ -203,6 +207,23 @@ impl Core {
         match &self.leadership {
             Leadership::Follower => None,
             Leadership::Leader(term) => Some((term.number, term.picture)),
+        }
+    }
+
+    /// Shards that fail again and again; only a leader knows.
+    pub fn failing(&self) -> impl Iterator<Item = (&ShardKey, &Failing)> {
+        let term = match &self.leadership {
+            Leadership::Follower => None,
+            Leadership::Leader(term) => Some(term),
+        };
+        term.into_iter().flat_map(|term| term.failures.iter())
+    }
+
+    /// The epoch of a shard that was given out last, as far as a leader knows.
+    pub fn epoch(&self, key: &ShardKey) -> Epoch {
+        match &self.leadership {
+            Leadership::Leader(term) => term.tenure(key).map(|tenure| tenure.epoch).unwrap_or_default(),
+            Leadership::Follower => Epoch::default(),
         }
     }
 

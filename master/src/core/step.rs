@@ -16,6 +16,7 @@ use estafet_model::{BootId, Epoch, WaId};
 
 use super::{
     Core, Effect, Event, MapEntry, Moment, Record, Report,
+    failures::STEADY,
     membership::{Health, Membership},
     placement::{NodeName, Plan, Problem, ShardKey, solve},
     resharding::{self, Shape},
@@ -82,6 +83,7 @@ impl Core {
             effects.push(Effect::Resign);
         }
         self.learn(now, event, &mut effects);
+        self.membership.compare_needs(now);
         if let Leadership::Leader(term) = &mut self.leadership {
             let view = View {
                 now,
@@ -222,33 +224,13 @@ impl Core {
             effects.push(Effect::Publish(news));
         }
         let handed: Vec<(Record, bool)> = report.handed.iter().map(|record| (record.clone(), self.lives(record))).collect();
-        if let Leadership::Leader(term) = &mut self.leadership
-            && let Some(owners) = &mut term.owners
-        {
-            for holding in report.holdings.iter().filter(|holding| holding.active) {
-                if let Some(tenure) = owners.get_mut(&holding.key)
-                    && (tenure.epoch, tenure.boot) == (holding.epoch, report.boot)
-                {
-                    tenure.started = true;
-                }
-            }
-            for ending in &report.endings {
-                if let Some(tenure) = owners.get_mut(&ending.key)
-                    && (tenure.epoch, tenure.boot) == (ending.epoch, report.boot)
-                {
-                    // Repeated in every report; it counts once.
-                    if !tenure.over && !tenure.started && ending.above <= ending.epoch && !report.draining {
-                        self.membership.failed(now, &report.node);
-                        term.retry_after.insert(ending.key, now + PAUSE);
-                    }
-                    tenure.over = true;
-                    tenure.above = tenure.above.max(ending.above);
-                }
-            }
-            for (record, lives) in handed {
-                if term.tenure(&record.key).is_none_or(|known| known.epoch < record.epoch) {
-                    effects.extend(term.granted(now, record, lives));
-                }
+        let Leadership::Leader(term) = &mut self.leadership else { return };
+        if term.heard(now, report) {
+            self.membership.failed(now, &report.node);
+        }
+        for (record, lives) in handed {
+            if term.owners.is_some() && term.tenure(&record.key).is_none_or(|known| known.epoch < record.epoch) {
+                effects.extend(term.granted(now, record, lives));
             }
         }
     }
@@ -259,6 +241,39 @@ fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
 }
 
 impl Term {
+    /// What a node says of what it was given; whether it is to be blamed for a shard that it could not start.
+    fn heard(&mut self, now: Moment, report: &Report) -> bool {
+        let ending = report.endings.iter().map(|ending| ending.key);
+        let let_go: BTreeSet<ShardKey> = ending.filter(|key| self.is_switching(key)).collect();
+        let Some(owners) = &mut self.owners else { return false };
+        for holding in report.holdings.iter().filter(|holding| holding.active) {
+            if let Some(tenure) = owners.get_mut(&holding.key)
+                && (tenure.epoch, tenure.boot) == (holding.epoch, report.boot)
+            {
+                tenure.started = true;
+                if now.saturating_sub(tenure.since) >= STEADY {
+                    self.failures.steady(&holding.key);
+                }
+            }
+        }
+        let mut is_blamed = false;
+        for ending in &report.endings {
+            let tenure = owners.get_mut(&ending.key);
+            // Repeated in every report; it counts once.
+            let ended = |tenure: &&mut Tenure| (tenure.epoch, tenure.boot, tenure.over) == (ending.epoch, report.boot, false);
+            let Some(tenure) = tenure.filter(ended) else { continue };
+            tenure.over = true;
+            tenure.above = tenure.above.max(ending.above);
+            let was_steady = tenure.started && now.saturating_sub(tenure.since) >= STEADY;
+            let was_asked_for = report.draining || let_go.contains(&ending.key);
+            if !was_steady && !was_asked_for && ending.above <= ending.epoch {
+                let is_first = self.failures.failed(now, ending.key, &report.node);
+                is_blamed |= is_first && !tenure.started;
+            }
+        }
+        is_blamed
+    }
+
     /// Takes the rows; owners that live and are idle are told (again) to start: an epoch starts once anyway.
     fn owners_read(&mut self, now: Moment, records: Vec<Record>, idle: &BTreeSet<ShardKey>) -> Vec<Effect> {
         (self.reading, self.stale) = (false, false);
@@ -304,6 +319,7 @@ impl Term {
             return;
         }
         let standings = self.standings(view);
+        self.failures.retain(|key| standings.contains_key(key));
         let candidates = view.membership.candidates(view.now);
         let problem = Problem {
             nodes: candidates,
@@ -337,6 +353,9 @@ impl Term {
         }
         let Some(member) = view.membership.get(&tenure.node) else { return unheard };
         if tenure.over || member.boot != tenure.boot || member.health == Health::Dead {
+            return Standing::Orphan;
+        }
+        if view.membership.is_cut_from_database(&tenure.node, view.now) {
             return Standing::Orphan;
         }
         match member.holdings.get(key) {
@@ -377,12 +396,18 @@ impl Term {
                 *under_way.entry(tenure.node.clone()).or_default() += 1;
             }
         }
-        for (key, node) in plan {
+        let candidates = view.membership.candidates(view.now);
+        let load = |node: &NodeName| view.membership.get(node).map_or(0, |member| member.holdings.len());
+        for (key, planned) in plan {
             let due = !self.is_switching(key) && standings.get(key) == Some(&Standing::Orphan);
-            let paused = self.retry_after.get(key).is_some_and(|after| view.now < *after);
+            let refused = self.retry_after.get(key).is_some_and(|after| view.now < *after);
+            if !due || refused || self.failures.pauses(view.now, key) || self.claims.contains_key(key) {
+                continue;
+            }
+            let node = &self.failures.next_node(key, planned, &candidates, load);
             // A suspect keeper is planned for what is under way to it, never for something new.
             let fit = view.membership.get(node).filter(|member| member.health == Health::Alive);
-            let Some(member) = fit.filter(|_| due && !paused && !self.claims.contains_key(key)) else { continue };
+            let Some(member) = fit else { continue };
             let room = under_way.entry(node.clone()).or_default();
             if *room >= TAKEOVERS {
                 continue;

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use estafet_harness::{client::until, proxy::Faults};
+use estafet_proto::v1::{NodeStatus, NodeTrouble, reach};
 use nix::sys::signal::Signal;
 
 use crate::stage::{small, survives};
@@ -29,20 +30,49 @@ async fn a_database_that_restarts_under_load_costs_no_accepted_message() -> anyh
     .await
 }
 
-/// F23: the sessions of the owner are stuck, not closed; when they wake, their epoch is over or still theirs, and
-/// in both cases each answer was true.
+/// F23: the sessions of the owner are stuck, not closed. Others reach the database, so they are given its shards; when
+/// its sessions wake, its epochs are over.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_cut_from_the_database_loses_nothing_when_it_comes_back() -> anyhow::Result<()> {
+async fn an_owner_that_alone_lost_the_database_is_overtaken_and_writes_nothing_afterwards() -> anyhow::Result<()> {
     survives(small(), async |stage| {
         let owner = stage.owner().await?;
         stage.roads.set(&owner, "database", Faults::black_hole()).await?;
-        let refused = stage.traffic.refused();
-        until("the owner refuses", async || Ok(stage.traffic.refused() > refused)).await?;
-        stage.traffic.answers(20).await?;
+        stage.is_overtaken(&owner).await?;
+        stage.suffers(&owner, NodeTrouble::NoDatabase).await?;
+        stage.traffic.answers_for_each(20).await?;
+        let stored = stage.of_former_owners().await?;
         stage.roads.heal().await;
-        stage.recovers().await
+        stage.recovers().await?;
+        ensure!(stage.of_former_owners().await? == stored, "writes of a former owner were accepted (I2)");
+        Ok(())
     })
     .await
+}
+
+/// F23: nobody would do better, so the shards stay where they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_no_owner_reaches_moves_nothing() -> anyhow::Result<()> {
+    survives(small(), async |stage| {
+        let epochs = stage.epochs().await?;
+        stage.roads.set("coreapp-", "database", Faults::black_hole()).await?;
+        let lost = |node: &NodeStatus| reach_of(node).is_some_and(|ms| ms > 4_000);
+        until("every node has lacked the database for four seconds", async || {
+            Ok(stage.cluster.status().await?.nodes.iter().all(lost))
+        })
+        .await?;
+        stage.roads.heal().await;
+        stage.recovers().await?;
+        ensure!(stage.epochs().await? == epochs, "shards moved although nobody reached the database");
+        Ok(())
+    })
+    .await
+}
+
+fn reach_of(node: &NodeStatus) -> Option<u64> {
+    match node.database.as_ref()?.state {
+        Some(reach::State::LostMs(ms)) => Some(ms),
+        _ => None,
+    }
 }
 
 /// F23: the same owner hangs as well and is overtaken; what its sessions still held back is refused.

@@ -9,18 +9,23 @@ use estafet_harness::{
     proxy::{End, Faults},
 };
 
+use estafet_proto::v1::{NodeStatus, NodeTrouble, reach};
+
 use crate::stage::{Stage, lasts, small, survives};
 
 /// Resets of one road.
 const RESETS: usize = 12;
 
-/// F26: only the way from the webapps is gone. They tell the masters, which let others serve the shards meanwhile.
+/// F26: only the way from the webapps is gone. They tell the masters, which let others serve the shards meanwhile; the
+/// owner hands them off itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shards_of_an_owner_that_no_webapp_reaches_are_served_by_others() -> anyhow::Result<()> {
     survives(small(), async |stage| {
         let owner = stage.owner().await?;
         stage.roads.set("anybody", &owner, Faults::partition()).await?;
         stage.is_overtaken(&owner).await?;
+        stage.suffers(&owner, NodeTrouble::Unreached).await?;
+        ensure!(stage.hears(&owner).await?, "{owner} is cut off from its clients only");
         stage.traffic.answers_for_each(20).await?;
         stage.roads.heal().await;
         stage.recovers().await
@@ -59,6 +64,48 @@ async fn an_owner_without_the_network_accepts_and_sends_later() -> anyhow::Resul
         stage.traffic.answers_for_each(10).await
     })
     .await
+}
+
+/// F24: what the owner alone does not reach, others do: after five seconds they have its shards, and what it had
+/// accepted meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_alone_lost_the_network_hands_its_shards_off() -> anyhow::Result<()> {
+    survives(small(), async |stage| {
+        let owner = stage.owner().await?;
+        stage.roads.set(&owner, "chatd", Faults::partition()).await?;
+        stage.is_overtaken(&owner).await?;
+        stage.suffers(&owner, NodeTrouble::NoNetwork).await?;
+        stage.traffic.answers_for_each(10).await?;
+        ensure!(stage.traffic.refused() == 0, "{} requests failed although shards were handed off", stage.traffic.refused());
+        Ok(())
+    })
+    .await
+}
+
+/// F24: nobody would do better, so nothing moves, however long it lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_nobody_reaches_moves_nothing() -> anyhow::Result<()> {
+    survives(small(), async |stage| {
+        let epochs = stage.epochs().await?;
+        stage.roads.set("coreapp-", "chatd", Faults::partition()).await?;
+        let lost = |node: &NodeStatus| reach_of(node).is_some_and(|ms| ms > 8_000);
+        until("every node has lacked the network for eight seconds", async || {
+            Ok(stage.cluster.status().await?.nodes.iter().all(lost))
+        })
+        .await?;
+        stage.roads.heal().await;
+        stage.recovers().await?;
+        ensure!(stage.epochs().await? == epochs, "shards moved although nobody reached the network");
+        Ok(())
+    })
+    .await
+}
+
+fn reach_of(node: &NodeStatus) -> Option<u64> {
+    match node.network.as_ref()?.state {
+        Some(reach::State::LostMs(ms)) => Some(ms),
+        _ => None,
+    }
 }
 
 /// F33: a webapp repeats with the same id what was under way.

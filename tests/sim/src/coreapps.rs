@@ -18,7 +18,7 @@ use estafet_coreapp::{
     settings::Versioned,
     shard::{Input, NumberKeys, Order as ShardOrder, Shard},
 };
-use estafet_master::core::{Ending, Holding, Report};
+use estafet_master::core::{Ending, Holding, Needs, Report};
 use estafet_model::{BootId, Epoch, settings::Settings};
 use estafet_proto::{
     chat::{RefusedReason, client_frame, server_frame},
@@ -222,6 +222,8 @@ impl World {
                 .collect(),
             warm,
             handed,
+            // Nobody probes here: what a node says it lacks moves shards in the same ways as draining and death.
+            needs: Needs::default(),
         };
         for stream in node.masters.into_iter().flatten() {
             self.send(Place::Coreapp(i), stream, Body::Report(report.clone()));

@@ -16,7 +16,7 @@ const SHARDS: u32 = 16;
 
 fn happen(world: &mut World, chance: &mut SmallRng) {
     let node = NODES[chance.random_range(0..NODES.len())];
-    match chance.random_range(0..22) {
+    match chance.random_range(0..26) {
         0..=2 => world.start(node),
         3 => world.set(node, Life::Gone),
         4 => world.set(node, Life::Hung),
@@ -39,6 +39,14 @@ fn happen(world: &mut World, chance: &mut SmallRng) {
                 process.dies_handing = chance.random_bool(0.3);
             }
         }
+        16 => world.reaches(node, "network", chance.random_bool(0.4)),
+        17 => world.reaches(node, "database", chance.random_bool(0.4)),
+        18 => world.cut(node, 2),
+        19 => {
+            if let Some(process) = world.processes.get_mut(node) {
+                process.broken = !process.broken;
+            }
+        }
         _ => world.wait(Duration::from_millis(chance.random_range(1..16) * 50)),
     }
 }
@@ -53,12 +61,24 @@ fn whatever_happens_the_rules_hold_and_calm_brings_every_shard_to_a_living_node(
         }
         (world.renews, world.database_up, world.loses_answers) = (true, true, false);
         world.want(SHARDS);
+        for node in NODES {
+            world.reaches(node, "network", true);
+            world.reaches(node, "database", true);
+        }
+        world.processes.values_mut().for_each(|process| process.broken = false);
         for node in &NODES[..2] {
             world.start(node);
         }
         world.feed(Event::Elected { term: i64::MAX, renewed: world.now });
-        world.wait(Duration::from_secs(20));
-        assert!(world.numbers.values().all(|shape| *shape == Shape::settled(ShardCount::new(SHARDS).unwrap())), "seed {seed}");
+        let goal = Shape::settled(ShardCount::new(SHARDS).unwrap());
+        // A shard that failed often waits for half a minute, a node in trouble gets nothing for ten seconds.
+        for _ in 0..60 {
+            world.wait(Duration::from_secs(1));
+            if world.numbers.values().all(|shape| *shape == goal) && world.loads().values().sum::<usize>() == SHARDS as usize {
+                break;
+            }
+        }
+        assert!(world.numbers.values().all(|shape| *shape == goal), "seed {seed}");
         let held: usize = world.loads().values().sum();
         assert_eq!(
             held,
@@ -67,6 +87,33 @@ fn whatever_happens_the_rules_hold_and_calm_brings_every_shard_to_a_living_node(
             world.loads(),
             world.log[world.log.len().saturating_sub(40)..].join("\n")
         );
+    }
+}
+
+/// Whatever the nodes held when all lost it, they hold when it comes back.
+#[test]
+fn what_no_node_reaches_moves_nothing() {
+    for need in ["network", "database"] {
+        for seed in 0..2 {
+            let mut chance = SmallRng::seed_from_u64(seed);
+            let mut world = World::new(SHARDS);
+            NODES.iter().for_each(|node| world.start(node));
+            world.feed(Event::Elected { term: 1, renewed: world.now });
+            world.wait(Duration::from_secs(3));
+            let before = world.database.clone();
+            // All within the time after which one of them alone would be judged.
+            for node in NODES {
+                world.reaches(node, need, false);
+                world.wait(Duration::from_millis(chance.random_range(0..5) * 50));
+            }
+            world.wait(Duration::from_secs(chance.random_range(5..20)));
+            for node in NODES {
+                world.reaches(node, need, true);
+                world.wait(Duration::from_millis(chance.random_range(0..5) * 50));
+            }
+            world.wait(Duration::from_secs(15));
+            assert_eq!(world.database, before, "{need}, seed {seed}:\n{}", world.log.join("\n"));
+        }
     }
 }
 

@@ -30,6 +30,9 @@ fn play(text: &str) -> String {
             ["wake", node] => world.set(node, Life::Running),
             ["cut", node, seconds] => world.cut(node, seconds.parse().unwrap()),
             ["break", node] => world.break_down(node),
+            ["mend", node] => world.process(node).broken = false,
+            ["lacks", node, what] => world.reaches(node, what, false),
+            ["has", node, what] => world.reaches(node, what, true),
             ["drain", node] => world.drain(node),
             ["cold", node] => world.process(node).stays_cold = true,
             ["clings", node] => world.process(node).clings = true,
@@ -66,7 +69,12 @@ fn a_node_that_the_webapps_do_not_reach_hands_its_shards_to_others() {
 }
 
 #[test]
-fn a_node_that_cannot_start_what_it_is_given_is_passed_over_after_a_while() {
+fn an_owner_that_lacks_what_others_have_gives_its_shards_to_them_and_what_nobody_has_moves_nothing() {
+    follows(include_str!("../transcripts/needs.txt"));
+}
+
+#[test]
+fn what_one_node_cannot_start_another_does_and_what_nobody_can_is_tried_less_and_less() {
     follows(include_str!("../transcripts/broken.txt"));
 }
 

@@ -11,7 +11,7 @@ use std::{
 use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId};
 
 use super::super::{
-    Core, Effect, Ending, Event, Holding, Moment, Record, Redial, Report,
+    Core, Effect, Ending, Event, Holding, Moment, Needs, Reach, Record, Redial, Report,
     membership::Health,
     placement::{NodeName, ShardKey},
     resharding::Shape,
@@ -45,6 +45,9 @@ pub(super) struct Process {
     pub(super) clings: bool,
     /// Dies right after it has raised an epoch for another node.
     pub(super) dies_handing: bool,
+    /// Whether it reaches the network, and the database, and since when.
+    pub(super) network: (bool, Moment),
+    pub(super) database: (bool, Moment),
 }
 
 pub(super) struct World {
@@ -94,6 +97,8 @@ impl World {
             stays_cold: false,
             clings: false,
             dies_handing: false,
+            network: (true, self.now),
+            database: (true, self.now),
         };
         self.processes.insert(node.to_owned(), process);
         self.report(node);
@@ -132,6 +137,17 @@ impl World {
             process.draining = true;
             self.report(node);
         }
+    }
+
+    /// From now on the node reaches, or does not reach, the network or the database.
+    pub(super) fn reaches(&mut self, node: &str, what: &str, is_reached: bool) {
+        let now = self.now;
+        let Some(process) = self.processes.get_mut(node) else { return };
+        let need = if what == "network" { &mut process.network } else { &mut process.database };
+        if need.0 != is_reached {
+            *need = (is_reached, now);
+        }
+        self.report(node);
     }
 
     /// Two webapps say for so many seconds that they do not reach the node.
@@ -178,7 +194,7 @@ impl World {
 
     fn report(&mut self, node: &str) {
         let Some(process) = self.processes.get(node).filter(|process| process.life == Life::Running) else { return };
-        self.feed(Event::Heard(word_of(node, process)));
+        self.feed(Event::Heard(word_of(node, process, self.now)));
     }
 
     /// Gives the core an event, carries out what it orders, and so on until nothing is left.
@@ -222,7 +238,7 @@ impl World {
                 }
                 process.started.insert(key, epoch);
                 process.warm.remove(&key);
-                if process.broken {
+                if process.broken || !process.database.0 {
                     process.endings.push(Ending { key, epoch, above: Epoch::default() });
                 } else {
                     process.holdings.insert(key, Holding { key, epoch, active: true });
@@ -327,12 +343,13 @@ impl World {
     }
 
     fn heard(&self, node: &NodeName) -> Option<Event> {
-        Some(Event::Heard(word_of(node, self.processes.get(node)?)))
+        Some(Event::Heard(word_of(node, self.processes.get(node)?, self.now)))
     }
 
     /// The owner raises the epoch for the target, if it still can.
     fn hand_off(&mut self, node: &NodeName, key: ShardKey, epoch: Epoch, to: NodeName, boot: BootId) -> Option<Event> {
-        let process = self.processes.get_mut(node).filter(|process| process.life == Life::Running && !process.clings)?;
+        let can = |process: &&mut Process| process.life == Life::Running && !process.clings && process.database.0;
+        let process = self.processes.get_mut(node).filter(can)?;
         process.holdings.get(&key).filter(|holding| holding.epoch == epoch)?;
         let stored = self.database.get(&key).filter(|record| self.database_up && !record.retired && record.epoch == epoch)?;
         let record = Record { key, epoch: stored.epoch.next(), node: to, boot, retired: false };
@@ -384,7 +401,9 @@ fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
 }
 
 /// What a process reports.
-fn word_of(node: &str, process: &Process) -> Report {
+fn word_of(node: &str, process: &Process, now: Moment) -> Report {
+    let reach =
+        |(is_reached, since): (bool, Moment)| if is_reached { Reach::Well(now - since) } else { Reach::Lost(now - since) };
     Report {
         node: node.to_owned(),
         boot: process.boot,
@@ -394,6 +413,7 @@ fn word_of(node: &str, process: &Process) -> Report {
         endings: process.endings.clone(),
         warm: process.warm.iter().map(|(key, epoch)| (*key, *epoch)).collect(),
         handed: process.handed.clone(),
+        needs: Needs { network: reach(process.network), database: reach(process.database) },
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{path::Path, pin::Pin, time::Duration};
 
 use estafet_proto::v1::{
-    ClusterStatus, MapUpdate, MasterOrder, NodeReport, StatusRequest, WatchMapRequest,
+    ClusterStatus, MapUpdate, MasterOrder, NodeReport, ReachAnswer, ReachReport, StatusRequest, WatchMapRequest,
     cluster_client::ClusterClient,
     cluster_server::{Cluster, ClusterServer},
 };
@@ -31,6 +31,10 @@ impl Cluster for Service {
     }
 
     async fn watch_map(&self, _: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn report_reach(&self, _: Request<ReachReport>) -> Result<Response<ReachAnswer>, Status> {
         Err(Status::unimplemented("not asked here"))
     }
 

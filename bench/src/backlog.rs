@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use estafet_harness::Sandbox;
-use estafet_model::{SeqAllocator, ShardCount, Slot, WaId, settings::Settings};
+use estafet_model::{EndpointId, SeqAllocator, ShardCount, Slot, WaId, settings::Settings};
 use estafet_runtime::Clock;
 use estafet_store::{Batch, Fence, NewEvent, SharedStore};
 use hyper::StatusCode;
@@ -196,7 +196,8 @@ async fn fill_shard(store: &SharedStore, fence: &Fence, options: &Options, now_m
         }
         let seq = seqs.allocate().context("an epoch has no more positions")?;
         let body = body(contact, n);
-        batch.events.push(NewEvent { slot, seq, contact: Some(contact), kind: "inbound_message", created_at_ms: now_ms, body });
+        let (endpoint, kind) = (EndpointId::MAIN, "inbound_message");
+        batch.events.push(NewEvent { slot, endpoint, seq, contact: Some(contact), kind, created_at_ms: now_ms, body });
         if batch.events.len() >= LOADED_TOGETHER {
             store.commit(fence, &std::mem::take(&mut batch)).await?;
         }

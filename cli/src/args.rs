@@ -39,7 +39,7 @@ pub(crate) enum Command {
     Certs(crate::certs::CertsArgs),
     /// Look at, add, remove and reshard the numbers of a cluster.
     Number(NumberArgs),
-    /// Look at the callbacks that wait or were given up, and try dead letters again or drop them.
+    /// Look at the callbacks that wait or were given up, try dead letters again or drop them, and replay delivered ones.
     Callbacks(crate::callbacks::CallbacksArgs),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),

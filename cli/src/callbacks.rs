@@ -1,4 +1,4 @@
-//! `estafet callbacks`: callbacks that wait or were given up, on a running server, as its administrator.
+//! `estafet callbacks`: callbacks that wait, were given up or were delivered, on a running server, as its administrator.
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
@@ -11,6 +11,7 @@ use crate::{api::Api, output::line};
 
 const WAITING: &str = "/v1/estafet/callbacks";
 const DEAD: &str = "/v1/estafet/callbacks/dead-letters";
+const REPLAY: &str = "/v1/estafet/callbacks/replay";
 
 #[derive(Debug, Args)]
 pub(crate) struct CallbacksArgs {
@@ -37,6 +38,9 @@ enum CallbacksCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Post delivered callbacks once more, as far as `webhooks.keep_delivered` keeps them: the same bytes, those of a
+    /// contact in their order.
+    Replay(Moving),
     /// Callbacks that were given up.
     #[command(subcommand)]
     DeadLetter(LetterCommand),
@@ -64,13 +68,16 @@ struct Selection {
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
     /// Before this moment.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", visible_alias = "to")]
     until: Option<String>,
     /// Of this contact.
     #[arg(long)]
     contact: Option<WaId>,
+    /// For this receiver: main, or a name of `webhooks.endpoints`.
+    #[arg(long, value_name = "NAME")]
+    endpoint: Option<String>,
     /// About this message.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", visible_alias = "id")]
     message_id: Option<String>,
 }
 
@@ -81,7 +88,7 @@ struct Moving {
     /// All there are, if nothing else selects.
     #[arg(long)]
     all: bool,
-    /// Say how many it would be, and change nothing.
+    /// List what it would be, and change nothing.
     #[arg(long)]
     dry_run: bool,
     /// Print JSON.
@@ -95,8 +102,9 @@ pub(crate) async fn run(args: CallbacksArgs) -> anyhow::Result<()> {
     match args.command {
         CallbacksCommand::List { selection, json } => list(&api, WAITING, &selection, json).await,
         CallbacksCommand::DeadLetter(LetterCommand::List { selection, json }) => list(&api, DEAD, &selection, json).await,
-        CallbacksCommand::DeadLetter(LetterCommand::Requeue(moving)) => move_letters(&api, "requeue", &moving).await,
-        CallbacksCommand::DeadLetter(LetterCommand::Drop(moving)) => move_letters(&api, "drop", &moving).await,
+        CallbacksCommand::Replay(moving) => move_callbacks(&api, "replay", &moving).await,
+        CallbacksCommand::DeadLetter(LetterCommand::Requeue(moving)) => move_callbacks(&api, "requeue", &moving).await,
+        CallbacksCommand::DeadLetter(LetterCommand::Drop(moving)) => move_callbacks(&api, "drop", &moving).await,
     }
 }
 
@@ -113,6 +121,9 @@ impl Selection {
         }
         if let Some(contact) = self.contact {
             members.insert("contact".to_owned(), json!(contact.to_string()));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            members.insert("endpoint".to_owned(), json!(endpoint));
         }
         if let Some(id) = &self.message_id {
             members.insert("message_id".to_owned(), json!(id));
@@ -140,7 +151,7 @@ fn moment(text: &str, now_s: i64) -> Option<i64> {
 async fn list(api: &Api, path: &str, selection: &Selection, as_json: bool) -> anyhow::Result<()> {
     let mut members = selection.members()?;
     if !as_json {
-        line(&format!("{:<24} {:<12} {:<16} {:<16} REASON", "ID", "TIMESTAMP", "CONTACT", "KIND"))?;
+        line(HEADING)?;
     }
     loop {
         let mut url = Url::parse("http://server")?.join(path)?;
@@ -154,32 +165,45 @@ async fn list(api: &Api, path: &str, selection: &Selection, as_json: bool) -> an
     }
 }
 
+const HEADING: &str = "ID                       TIMESTAMP    CONTACT          KIND             ENDPOINT         REASON";
+
 fn row(callback: &Value) -> String {
     let text = |name: &str| callback.get(name).and_then(Value::as_str).unwrap_or("-");
-    format!("{:<24} {:<12} {:<16} {:<16} {}", text("id"), text("timestamp"), text("contact"), text("kind"), text("reason"))
+    let columns = ["id", "timestamp", "contact", "kind", "endpoint", "reason"].map(text);
+    let [id, timestamp, contact, kind, endpoint, reason] = columns;
+    format!("{id:<24} {timestamp:<12} {contact:<16} {kind:<16} {endpoint:<16} {reason}")
 }
 
-async fn move_letters(api: &Api, action: &str, moving: &Moving) -> anyhow::Result<()> {
+async fn move_callbacks(api: &Api, action: &str, moving: &Moving) -> anyhow::Result<()> {
     let mut members = moving.selection.members()?;
     if members.is_empty() && !moving.all {
-        bail!("say which: --from, --until, --contact, --message-id, or --all");
+        bail!("say which: --from, --until, --contact, --message-id, --endpoint, or --all");
     }
-    members.insert("action".to_owned(), json!(action));
+    let path = if action == "replay" { REPLAY } else { DEAD };
+    if path == DEAD {
+        members.insert("action".to_owned(), json!(action));
+    }
     members.insert("all".to_owned(), json!(moving.all));
     members.insert("dry_run".to_owned(), json!(moving.dry_run));
+    if moving.dry_run && !moving.json {
+        line(HEADING)?;
+    }
     let mut matched = 0;
     loop {
-        let answer = api.call(Method::POST, DEAD, Some(&Value::Object(members.clone()))).await?;
+        let answer = api.call(Method::POST, path, Some(&Value::Object(members.clone()))).await?;
         matched += answer.get("matched").and_then(Value::as_u64).unwrap_or_default();
+        for callback in answer.get("callbacks").and_then(Value::as_array).into_iter().flatten() {
+            line(&if moving.json { callback.to_string() } else { row(callback) })?;
+        }
         let Some(next) = answer.get("next") else { break };
         members.insert("after".to_owned(), next.clone());
     }
     line(&if moving.json {
         json!({ "action": action, "matched": matched, "dry_run": moving.dry_run }).to_string()
     } else if moving.dry_run {
-        format!("{action}: {matched} dead letters, nothing was changed")
+        format!("{action}: {matched} callbacks, nothing was changed")
     } else {
-        format!("{action}: {matched} dead letters")
+        format!("{action}: {matched} callbacks")
     })
 }
 

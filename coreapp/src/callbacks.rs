@@ -1,4 +1,4 @@
-//! Posts callbacks. Which, when and how many at a time is decided in [`crate::core::lanes`]; here is
+//! Posts callbacks. Which, to whom, when and how many at a time is decided in [`crate::core::outlets`]; here is
 //! only HTTP: success is 200, redirects are not followed, the answer's body is not read beyond a cap.
 
 use std::{
@@ -8,13 +8,17 @@ use std::{
 };
 
 use estafet_model::{
-    WaId,
-    settings::{Settings, WebhookSettings},
+    EndpointId, WaId,
+    settings::{Settings, WebhookSettings, endpoint::Endpoint, secret::Secret},
 };
 use estafet_runtime::Clock;
 use estafet_store::EventRef;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use reqwest::{Certificate, Client, StatusCode, header, redirect::Policy};
+use reqwest::{
+    Certificate, Client, StatusCode,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+    redirect::Policy,
+};
 use tokio::sync::{mpsc, watch};
 use url::Url;
 
@@ -51,7 +55,7 @@ pub enum Failure {
     #[error("the file is not fetched yet: {0}")]
     NoFile(String),
     /// No URL is configured.
-    #[error("webhooks.url is not configured")]
+    #[error("the receiver has no URL")]
     NotConfigured,
 }
 
@@ -90,40 +94,67 @@ impl Clients {
     }
 }
 
-/// Where and how callbacks go: made once for each change of the settings.
+/// Where and how callbacks of one receiver go: made once for each change of the settings.
 #[derive(Clone)]
 struct Target {
     /// `None`: no certificates can be trusted, so no connection is made.
     client: Option<Client>,
     url: Option<Url>,
     ca: Option<String>,
+    headers: HeaderMap,
     signer: Signer,
     timeout: Duration,
     accept_2xx: bool,
 }
 
+/// Targets by receiver.
+type Targets = HashMap<EndpointId, Target>;
+
 impl Target {
-    /// The target of these settings. The connections of the one before are kept unless other certificates count.
-    fn new(poster: &Poster, settings: &WebhookSettings, before: Option<Self>) -> Self {
+    /// The targets of these settings. The connections of those before are kept unless other certificates count.
+    fn all(poster: &Poster, settings: &WebhookSettings, mut before: Targets) -> Targets {
+        let target = |endpoint| (endpoint, Self::new(poster, settings, endpoint, before.remove(&endpoint)));
+        settings.all_receivers().map(target).collect()
+    }
+
+    fn new(poster: &Poster, settings: &WebhookSettings, endpoint: EndpointId, before: Option<Self>) -> Self {
+        let other = settings.endpoint(endpoint);
+        let ca = other.and_then(|other| other.ca.as_ref()).or(settings.ca.as_ref());
         let client = match before {
-            Some(before) if before.ca == settings.ca && before.client.is_some() => before.client,
+            Some(before) if before.ca.as_ref() == ca && before.client.is_some() => before.client,
             _ => poster
                 .clients
-                .trusting(settings.ca.as_deref())
+                .trusting(ca.map(String::as_str))
                 .inspect_err(|error| tracing::error!(%error, "callbacks wait: their client could not be made"))
                 .ok(),
         };
-        // What was stored was checked before; what is no URL all the same is treated as none.
-        let url = settings.url.as_deref().and_then(|url| Url::parse(url).ok());
+        let url = other.map_or(settings.url.as_ref(), |other| Some(&other.url));
+        let (app, standard) = match other {
+            Some(other) => (&other.app_secret, &other.signing_secret),
+            None => (&settings.app_secret, &settings.signing_secret),
+        };
+        let timeout = other.and_then(|other| other.timeout_ms).or(settings.timeout_ms);
         Self {
             client,
-            url,
-            ca: settings.ca.clone(),
-            signer: Signer::new(poster.number, settings),
-            timeout: settings.timeout_ms.map_or(poster.timeout, Duration::from_millis),
+            // What was stored was checked before; what is no URL all the same is treated as none.
+            url: url.and_then(|url| Url::parse(url).ok()),
+            ca: ca.cloned(),
+            headers: other.map(headers).unwrap_or_default(),
+            signer: Signer::new(poster.number, app.as_ref(), standard.as_ref()),
+            timeout: timeout.map_or(poster.timeout, Duration::from_millis),
             accept_2xx: settings.accept_2xx.unwrap_or(poster.accept_2xx),
         }
     }
+}
+
+/// The headers that a receiver wants to be shown.
+fn headers(endpoint: &Endpoint) -> HeaderMap {
+    let header = |(name, value): (&String, &Secret)| {
+        let mut value = HeaderValue::from_str(value.expose()).ok()?;
+        value.set_sensitive(true);
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
+    };
+    endpoint.headers.iter().filter_map(header).collect()
 }
 
 /// Connections to one receiver that a node keeps open without a post.
@@ -147,7 +178,7 @@ fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
 }
 
 impl Poster {
-    /// A poster for the callbacks of one shard of `number`.
+    /// A poster for the callbacks of one shard of `number`, to all its receivers.
     pub(crate) fn new(number: WaId, config: &Config, clock: Clock, clients: Clients, courier: Courier) -> Self {
         let timeout = Duration::from_millis(config.callback_timeout_ms);
         Self { number, clock, timeout, accept_2xx: config.accept_2xx, clients, courier }
@@ -160,16 +191,17 @@ impl Poster {
         results: mpsc::Sender<Posted>,
         mut settings: watch::Receiver<Versioned>,
     ) {
-        let mut target = Target::new(&self, &settings.borrow_and_update().settings.webhooks, None);
+        let mut targets = Target::all(&self, &settings.borrow_and_update().settings.webhooks, Targets::new());
         let mut open = FuturesUnordered::new();
         loop {
             tokio::select! {
                 post = posts.recv() => {
                     let Some(post) = post else { return };
                     if settings.has_changed().unwrap_or(false) {
-                        target = Target::new(&self, &settings.borrow_and_update().settings.webhooks, Some(target));
+                        targets = Target::all(&self, &settings.borrow_and_update().settings.webhooks, targets);
                     }
-                    open.push(self.post(post, target.clone(), settings.borrow().settings.clone()));
+                    let target = targets.get(&post.event.endpoint).cloned();
+                    open.push(self.post(post, target, settings.borrow().settings.clone()));
                 }
                 Some(posted) = open.next(), if !open.is_empty() => {
                     if results.send(posted).await.is_err() {
@@ -180,8 +212,10 @@ impl Poster {
         }
     }
 
-    async fn post(&self, mut post: Post, target: Target, settings: Settings) -> Posted {
+    /// `target` is absent if the receiver was removed since.
+    async fn post(&self, mut post: Post, target: Option<Target>, settings: Settings) -> Posted {
         let event = post.event;
+        let Some(target) = target else { return Posted { event, result: Err(Failure::NotConfigured) } };
         if post.kind == media::KIND {
             match self.courier.complete(self.number, &post.body, &settings).await {
                 Ok(body) => post.body = body,
@@ -194,11 +228,12 @@ impl Poster {
     async fn send(&self, post: Post, target: Target) -> Result<(), Failure> {
         let url = target.url.ok_or(Failure::NotConfigured)?;
         let client = target.client.ok_or_else(|| Failure::Connection("the certificates cannot be used".to_owned()))?;
-        let signatures = target.signer.headers(post.event, self.clock.now_ms(), &post.body);
+        let signatures = target.signer.headers(post.event.slot, post.origin, self.clock.now_ms(), &post.body);
         let request = client
             .post(url)
             .timeout(target.timeout)
             .header(header::CONTENT_TYPE, "application/json")
+            .headers(target.headers)
             .headers(signatures)
             .body(post.body);
         let response = request.send().await.map_err(|error| failure(&error))?;

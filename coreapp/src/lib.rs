@@ -10,7 +10,8 @@
 //! * [`shard`]: one task per owned shard, which turns every input into decisions, commits, then acts.
 //! * [`node`]: the shards of this process, and how requests find them.
 //! * [`cluster`]: reports to the masters and takes their orders.
-//! * [`grpc`]: the data service the webapps talk to. [`callbacks`]: posts them, signed by `signing`. [`settings`]: live settings.
+//! * [`grpc`]: the data service the webapps talk to. [`callbacks`]: posts them, signed by `signing`.
+//! * `retention`: removes delivered callbacks that were kept long enough. [`settings`]: live settings.
 //!
 //! On a crash nothing is lost that was answered: the next owner loads the outbox and the callbacks from
 //! the database and goes on under a higher epoch.
@@ -23,6 +24,7 @@ pub mod grpc;
 pub mod media;
 mod node;
 pub mod request;
+mod retention;
 pub mod settings;
 pub mod shard;
 mod signing;

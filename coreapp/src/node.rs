@@ -6,7 +6,7 @@ use std::{
 };
 
 use estafet_media::{Blobs, guard::Policy};
-use estafet_model::{BootId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId};
 use estafet_proto::v1::{GatewayStatus, NumberState, outcome::Result as Answer};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
@@ -25,14 +25,15 @@ use crate::{
     },
     media::Courier,
     request::{Action, Reply, ShardRequest, not_owner, overloaded, owned_by},
+    retention::Retention,
     settings::LiveSettings,
     shard::{Channels, Context, KeyRing, KeysError, NumberKeys, Runner},
 };
 
 /// Requests waiting for one shard. Webapps hold credits for fewer.
 const REQUESTS: usize = 16_384;
-/// Posts and their results on the way between a shard and its poster; more than may be open.
-const POSTS: usize = 64;
+/// Posts and their results on the way between a shard and its poster; more than may be open: 24 to each receiver.
+const POSTS: usize = 256;
 
 /// What a coreapp works with.
 pub struct Deps {
@@ -155,7 +156,7 @@ impl Node {
         // sessions, prepares the statements and brings the pages into memory.
         let head: Vec<_> = slots(count, shard).map(|slot| (slot, Seq::ZERO)).collect();
         let store = &self.context.store;
-        let (outbox, events) = tokio::join!(store.outbox(number, &head, 1), store.events(number, &head, 1));
+        let (outbox, events) = tokio::join!(store.outbox(number, &head, 1), store.events(number, EndpointId::MAIN, &head, 1));
         outbox.map(drop).and(events.map(drop)).map_err(Error::Head)?;
         let standby = if self.context.config.connect_upstream {
             let standby = self.context.upstream.warm(&prepared.keys.static_key).await;
@@ -232,6 +233,9 @@ impl Node {
         if fence.slots().start().get() == 0 {
             let collecting = self.context.courier.clone().collect_now_and_then(fence.number, receiver.clone(), over.clone());
             self.context.tasks.spawn("media collector", collecting);
+            let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
+            let retention = Retention::new(fence.number, store, clock);
+            self.context.tasks.spawn("callback retention", retention.run(receiver.clone(), over.clone()));
         }
         let (target_sender, targets) = mpsc::channel(1);
         let channels =

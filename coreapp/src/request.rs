@@ -1,8 +1,9 @@
 //! Requests of the webapps, and the way their answers take.
 
 use bytes::Bytes;
-use estafet_model::{ApiError, Code, Epoch, IdKey, Seq, Slot, WaId};
-use estafet_proto::v1::{self, outcome::Result as Answer, request::Action as Wire};
+use estafet_model::{ApiError, Code, EndpointId, Epoch, IdKey, Seq, Slot, WaId};
+use estafet_proto::v1::{self, move_callbacks::How, outcome::Result as Answer, request::Action as Wire};
+use estafet_store::EventRef;
 use tokio::sync::{mpsc, oneshot};
 
 /// What a webapp asks of the owner of a slot.
@@ -22,12 +23,12 @@ pub enum Action {
         /// Its id.
         message_id: String,
     },
-    /// Try callbacks again that were given up, or forget them.
-    DeadLetters {
-        /// Their positions in the slot.
-        seqs: Vec<Seq>,
-        /// Whether they are tried again.
-        requeue: bool,
+    /// Post callbacks of the slot again, or forget them.
+    MoveCallbacks {
+        /// Which ones, in the order they are to be posted.
+        callbacks: Vec<EventRef>,
+        /// What is to become of them.
+        how: Move,
     },
     /// Are these users on the network?
     CheckContacts {
@@ -46,6 +47,17 @@ pub enum Action {
         /// Hash of the identity, of any length.
         hash: Bytes,
     },
+}
+
+/// What is to become of callbacks that are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Dead letters are tried again.
+    Requeue,
+    /// Dead letters are forgotten.
+    Drop,
+    /// Delivered ones are posted once more.
+    Replay,
 }
 
 /// A request on its way to the shard.
@@ -87,8 +99,8 @@ impl Reply {
     }
 }
 
-/// Dead letters of one request: they become rows of one transaction.
-pub const MOST_LETTERS: usize = 512;
+/// Callbacks of one request: they become rows of one transaction.
+pub const MOST_CALLBACKS: usize = 512;
 
 /// The request was carried out.
 pub fn done() -> Answer {
@@ -134,12 +146,7 @@ pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
             body: submit.body,
         },
         Wire::MarkRead(mark) => Action::MarkRead { message_id: mark.message_id },
-        Wire::DeadLetters(letters) if letters.seqs.len() > MOST_LETTERS => {
-            return Err(ApiError::invalid("seqs", "are too many"));
-        }
-        Wire::DeadLetters(letters) => {
-            Action::DeadLetters { seqs: letters.seqs.into_iter().map(Seq::new).collect(), requeue: letters.requeue }
-        }
+        Wire::MoveCallbacks(moved) => move_callbacks(slot, &moved)?,
         Wire::CheckContacts(check) => {
             Action::CheckContacts { wa_ids: check.wa_ids.into_iter().filter_map(|wa_id| WaId::from_u64(wa_id).ok()).collect() }
         }
@@ -156,4 +163,20 @@ pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
         }
         _ => Ok((number, slot, action)),
     }
+}
+
+fn move_callbacks(slot: Slot, moved: &v1::MoveCallbacks) -> Result<Action, ApiError> {
+    let how = match moved.how() {
+        How::Requeue => Move::Requeue,
+        How::Drop => Move::Drop,
+        How::Replay => Move::Replay,
+        How::Unspecified => return Err(ApiError::missing("how")),
+    };
+    if moved.seqs.len() > MOST_CALLBACKS {
+        return Err(ApiError::invalid("seqs", "are too many"));
+    }
+    let endpoint = u16::try_from(moved.endpoint).map_err(|_| ApiError::invalid("endpoint", "is out of range"))?;
+    let endpoint = EndpointId::new(endpoint);
+    let callbacks = moved.seqs.iter().map(|seq| EventRef { slot, endpoint, seq: Seq::new(*seq) }).collect();
+    Ok(Action::MoveCallbacks { callbacks, how })
 }

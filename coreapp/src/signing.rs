@@ -2,8 +2,7 @@
 //! and the headers of Standard Webhooks. The body stays as it is; both sign the bytes that are sent.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use estafet_model::{WaId, settings::WebhookSettings};
-use estafet_store::EventRef;
+use estafet_model::{Seq, Slot, WaId, settings::secret::Secret};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::Sha256;
@@ -22,19 +21,19 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// The signer of the number's callbacks for these settings.
-    pub(crate) fn new(number: WaId, settings: &WebhookSettings) -> Self {
+    /// The signer of the number's callbacks to a receiver with these secrets.
+    pub(crate) fn new(number: WaId, app: Option<&Secret>, standard: Option<&Secret>) -> Self {
         let keyed = |key: &[u8]| Hmac::new_from_slice(key).ok();
         Self {
             number,
-            app: settings.app_secret.as_ref().and_then(|secret| keyed(secret.expose().as_bytes())),
-            standard: settings.signing_secret.as_ref().and_then(|secret| keyed(&secret.standard_key()?)),
+            app: app.and_then(|secret| keyed(secret.expose().as_bytes())),
+            standard: standard.and_then(|secret| keyed(&secret.standard_key()?)),
         }
     }
 
-    /// The headers of one try. `webhook-id` is the event's for good, so a receiver knows a repetition by it; the
-    /// timestamp is that of the try, so a receiver may refuse old ones.
-    pub(crate) fn headers(&self, event: EventRef, at_ms: i64, body: &[u8]) -> HeaderMap {
+    /// The headers of one try. `webhook-id` is that of the event's first place, for good, so a receiver knows a
+    /// repetition by it; the timestamp is that of the try, so a receiver may refuse old ones.
+    pub(crate) fn headers(&self, slot: Slot, origin: Seq, at_ms: i64, body: &[u8]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let mut put = |name: HeaderName, value: String| {
             if let Ok(value) = HeaderValue::from_str(&value) {
@@ -46,7 +45,7 @@ impl Signer {
             put(HUB_SIGNATURE, mac.iter().fold("sha256=".to_owned(), |text, byte| format!("{text}{byte:02x}")));
         }
         if let Some(standard) = &self.standard {
-            let (id, seconds) = (format!("cb_{}_{}_{}", self.number, event.slot.get(), event.seq.get()), at_ms.div_euclid(1000));
+            let (id, seconds) = (format!("cb_{}_{}_{}", self.number, slot.get(), origin.get()), at_ms.div_euclid(1000));
             let mac = standard.clone().chain_update(format!("{id}.{seconds}.")).chain_update(body).finalize().into_bytes();
             put(WEBHOOK_SIGNATURE, format!("v1,{}", STANDARD.encode(mac)));
             put(WEBHOOK_ID, id);
@@ -58,12 +57,10 @@ impl Signer {
 
 #[cfg(test)]
 mod tests {
-    use estafet_model::{Seq, Slot, settings::secret::Secret};
-
     use super::*;
 
-    fn event() -> EventRef {
-        EventRef { slot: Slot::new(7).unwrap(), seq: Seq::new(9) }
+    fn headers(signer: &Signer, at_ms: i64) -> HeaderMap {
+        signer.headers(Slot::new(7).unwrap(), Seq::new(9), at_ms, b"{}")
     }
 
     fn number() -> WaId {
@@ -72,13 +69,13 @@ mod tests {
 
     #[test]
     fn without_secrets_no_header_is_added() {
-        assert!(Signer::new(number(), &WebhookSettings::default()).headers(event(), 0, b"{}").is_empty());
+        assert!(headers(&Signer::new(number(), None, None), 0).is_empty());
     }
 
     #[test]
     fn the_app_secret_signs_the_body_in_hexadecimal() {
-        let settings = WebhookSettings { app_secret: Secret::app("0123456789abcdef"), ..WebhookSettings::default() };
-        let headers = Signer::new(number(), &settings).headers(event(), 0, b"{}");
+        let secret = Secret::app("0123456789abcdef");
+        let headers = headers(&Signer::new(number(), secret.as_ref(), None), 0);
         assert_eq!(headers["x-hub-signature-256"], APP_SIGNATURE);
         assert_eq!(headers.len(), 1);
     }
@@ -87,18 +84,15 @@ mod tests {
 
     #[test]
     fn standard_webhooks_sign_id_time_and_body_and_keep_the_id() {
-        let settings = WebhookSettings {
-            signing_secret: Secret::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
-            ..WebhookSettings::default()
-        };
-        let signer = Signer::new(number(), &settings);
-        let first = signer.headers(event(), 1_614_265_330_000, b"{}");
+        let secret = Secret::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let signer = Signer::new(number(), None, secret.as_ref());
+        let first = headers(&signer, 1_614_265_330_000);
         assert_eq!(
             (&first["webhook-id"], &first["webhook-timestamp"]),
             (&"cb_15550000001_7_9".parse().unwrap(), &"1614265330".parse().unwrap())
         );
         assert_eq!(first["webhook-signature"], STANDARD_SIGNATURE);
-        let again = signer.headers(event(), 1_614_265_333_000, b"{}");
+        let again = headers(&signer, 1_614_265_333_000);
         assert_eq!(first["webhook-id"], again["webhook-id"]);
         assert_ne!(first["webhook-signature"], again["webhook-signature"]);
     }

@@ -12,7 +12,7 @@ use estafet_coreapp::{
     core::life::Reason,
     request::{Action, Reply},
 };
-use estafet_model::{BootId, Epoch, IdGenerator, IdKey, MessageId, Shard, ShardCount, Slot, Status, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdGenerator, IdKey, MessageId, Shard, ShardCount, Slot, Status, WaId};
 use estafet_proto::v1::{self, outcome::Result as Answer};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
@@ -114,7 +114,8 @@ impl Bench {
     }
 
     async fn stored_events(&self) -> Vec<serde_json::Value> {
-        let events = self.store.events(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 100).await.unwrap();
+        let events =
+            self.store.events(number(), EndpointId::MAIN, &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 100).await.unwrap();
         events.iter().map(|event| serde_json::from_slice(&event.body).unwrap()).collect()
     }
 }

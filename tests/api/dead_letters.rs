@@ -118,10 +118,14 @@ async fn the_command_lists_what_waits_and_requeues_dead_letters() -> anyhow::Res
     assert_eq!(ids(&listed), sent);
     assert_eq!(command(&["list", "--contact", KERRY, "--json"]).await?, "");
     assert!(command(&["dead-letter", "drop"]).await.is_err(), "nothing is dropped without a word about which");
-    let dry: Value = serde_json::from_str(&command(&["dead-letter", "requeue", "--all", "--dry-run", "--json"]).await?)?;
-    assert_eq!(dry, json!({"action": "requeue", "matched": 2, "dry_run": true}));
+    let dry = command(&["dead-letter", "requeue", "--all", "--dry-run", "--json"]).await?;
+    let dry: Vec<Value> = dry.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(
+        (ids(&dry[..2]), &dry[2]),
+        (sent.iter().map(String::as_str).collect(), &json!({"action": "requeue", "matched": 2, "dry_run": true}))
+    );
     let done = command(&["dead-letter", "requeue", "--message-id", &sent[1]]).await?;
-    assert_eq!(done, "requeue: 1 dead letters\n");
+    assert_eq!(done, "requeue: 1 callbacks\n");
     world.sink.wait_for_one(|arrival| arrival.status == 200 && arrival.messages().any(|id| id == sent[1])).await?;
     assert_eq!(ids(&dead(&world.admin, "").await?), [sent[0].as_str()]);
     world.sandbox.terminate().await.map(drop)

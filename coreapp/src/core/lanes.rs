@@ -32,7 +32,8 @@ impl Positioned for StoredEvent {
 const WINDOW: Limits = Limits { total: 16_384, per_slot: 1024 };
 /// Events waiting in the lanes of one slot. Beyond it the slot's later events wait for these.
 const LANED_PER_SLOT: usize = 256;
-/// Events waiting in all lanes: about 20 MiB for a shard. Beyond it a slot still gets its share below.
+/// Events waiting in all lanes: about 20 MiB for a shard. Beyond it a slot still gets its share below. Receivers share
+/// this and the window.
 const LANED: usize = 32_768;
 /// Events every slot may have in its lanes, however many wait elsewhere: failing contacts starve nobody.
 const LANED_ALWAYS: usize = 16;
@@ -50,6 +51,8 @@ enum LaneKey {
 pub struct Post {
     /// Which event it is.
     pub event: EventRef,
+    /// The position it had at first: receivers know it by this, also when it is posted anew.
+    pub origin: Seq,
     /// Kind, for metrics.
     pub kind: String,
     /// The body.
@@ -71,6 +74,8 @@ pub struct Rules {
     pub max_age: Duration,
     /// One lane for everything.
     pub strict_global_order: bool,
+    /// How many receivers share the memory for events.
+    pub sharers: usize,
 }
 
 impl Rules {
@@ -82,7 +87,13 @@ impl Rules {
             concurrency: settings.webhooks.max_concurrent_requests as usize,
             max_age: settings.webhooks.max_age.map_or(max_age, Duration::from_secs),
             strict_global_order: settings.webhooks.strict_global_order.unwrap_or(strict_global_order),
+            sharers: settings.webhooks.all_receivers().count(),
         }
+    }
+
+    /// Events in memory that are not in a lane yet.
+    fn window(&self) -> Limits {
+        Limits { total: WINDOW.total / self.sharers, ..WINDOW }
     }
 
     fn delay(&self, failures: u32) -> Duration {
@@ -106,7 +117,7 @@ enum LaneState {
     Waiting,
 }
 
-/// The lanes of one shard.
+/// The lanes of one shard to one receiver.
 #[derive(Debug)]
 pub struct Lanes {
     rules: Rules,
@@ -124,7 +135,7 @@ impl Lanes {
     pub fn recovering(slots: impl Iterator<Item = Slot>, rules: Rules) -> Self {
         Self {
             rules,
-            queues: SlotQueues::recovering(WINDOW, slots),
+            queues: SlotQueues::recovering(rules.window(), slots),
             lanes: HashMap::new(),
             laned: HashMap::new(),
             laned_total: 0,
@@ -137,6 +148,7 @@ impl Lanes {
     /// Takes changed rules; they hold from the next decision on.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
+        self.queues.set_total(rules.window().total);
     }
 
     /// Takes an event that was just stored.
@@ -167,8 +179,14 @@ impl Lanes {
         {
             let lane = self.lanes.get_mut(&key).expect("ready lanes exist");
             let event = lane.events.front().expect("ready lanes have an event");
-            let at = EventRef { slot: event.slot, seq: event.seq };
-            posts.push(Post { event: at, kind: event.kind.clone(), body: event.body.clone(), attempt: lane.failures });
+            let at = event.at();
+            posts.push(Post {
+                event: at,
+                origin: event.origin.unwrap_or(event.seq),
+                kind: event.kind.clone(),
+                body: event.body.clone(),
+                attempt: lane.failures,
+            });
             lane.state = LaneState::Posting;
             self.posting.insert(at, key);
         }
@@ -233,7 +251,7 @@ impl Lanes {
     /// Moves events of a slot from its window into lanes.
     fn fill(&mut self, slot: Slot) {
         let laned = self.laned.entry(slot).or_default();
-        while (*laned < LANED_ALWAYS || *laned < LANED_PER_SLOT && self.laned_total < LANED)
+        while (*laned < LANED_ALWAYS || *laned < LANED_PER_SLOT && self.laned_total < LANED / self.rules.sharers)
             && let Some(event) = self.queues.pop(slot)
         {
             *laned += 1;
@@ -273,6 +291,8 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
+    use estafet_model::EndpointId;
+
     use super::*;
 
     const CONTACTS: [u64; 3] = [15_550_001_001, 15_550_001_002, 15_550_001_003];
@@ -281,7 +301,9 @@ mod tests {
         let contact = WaId::from_u64(contact).unwrap();
         StoredEvent {
             slot: Slot::of(contact),
+            endpoint: EndpointId::MAIN,
             seq: Seq::new(seq),
+            origin: None,
             contact: Some(contact),
             kind: "status_change".to_owned(),
             created_at_ms: 0,

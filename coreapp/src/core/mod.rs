@@ -2,7 +2,7 @@
 //!
 //! * [`slot_queue`]: bounded windows over what is stored, slot by slot.
 //! * [`outbox`]: which messages to send next, what is in flight, what to send again.
-//! * [`lanes`]: which callbacks to post next, when to try again, when to give up.
+//! * [`lanes`]: which callbacks to post next, when to try again, when to give up. [`outlets`]: lanes to each receiver.
 //! * [`peer`]: identity of a user and the sessions with it. [`receipts`]: which statuses are news. [`event`]: callback bodies, rendered once.
 //! * [`pending`]: the transaction being put together and what follows its commit.
 //! * [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
@@ -15,6 +15,7 @@ pub mod lanes;
 pub mod life;
 pub mod needs;
 pub mod outbox;
+pub mod outlets;
 pub mod peer;
 pub mod pending;
 pub mod receipts;

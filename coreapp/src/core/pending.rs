@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 
-use estafet_model::{Seq, Slot, WaId};
-use estafet_store::{Batch, EventRef, MessageRow, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow, StoredEvent};
+use estafet_model::{EndpointId, Seq, Slot, WaId};
+use estafet_store::{
+    Batch, Delivered, EventRef, MessageRow, NewEvent, NewInbound, NewMessage, SessionRow, StatusRow, StoredEvent,
+};
 use estafet_upstream::Envelope;
 
 /// What happens after the commit, in this order.
@@ -23,8 +25,8 @@ pub enum Effect<R> {
     Acknowledge(Vec<u64>),
     /// Tell the upstream that the business read these messages.
     MarkRead(Vec<(WaId, String)>),
-    /// Load events of a slot that were stored without passing through memory.
-    LoadEvents(Slot),
+    /// Load events for a receiver and of a slot that were stored without passing through memory.
+    LoadEvents(EndpointId, Slot),
     /// Put a callback into its lane.
     Deliver(StoredEvent),
 }
@@ -107,7 +109,9 @@ impl<R> Pending<R> {
     pub fn event(&mut self, event: NewEvent, persist: bool) {
         self.effects.push(Effect::Deliver(StoredEvent {
             slot: event.slot,
+            endpoint: event.endpoint,
             seq: event.seq,
+            origin: None,
             contact: event.contact,
             kind: event.kind.to_owned(),
             created_at_ms: event.created_at_ms,
@@ -119,9 +123,12 @@ impl<R> Pending<R> {
         }
     }
 
-    /// Removes a callback event that is done.
-    pub fn event_done(&mut self, event: EventRef) {
-        self.batch.events_done.push(event);
+    /// Removes a callback event that is done; one that was taken at `kept_ms` is kept, to be posted again on demand.
+    pub fn event_done(&mut self, event: EventRef, kept_ms: Option<i64>) {
+        match kept_ms {
+            Some(at_ms) => self.batch.events_kept.push(Delivered { event, at_ms }),
+            None => self.batch.events_done.push(event),
+        }
     }
 }
 

@@ -62,6 +62,11 @@ impl<T: Positioned> SlotQueues<T> {
         queues
     }
 
+    /// Changes how many rows all slots may have together; what is too much goes as it is taken.
+    pub fn set_total(&mut self, total: usize) {
+        self.limits.total = total;
+    }
+
     /// Takes a row that was just stored; says whether it went into memory. A row at or below the last
     /// one taken is there already: a load saw it between its commit and this call.
     pub fn push(&mut self, row: T) -> bool {

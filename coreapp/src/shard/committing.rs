@@ -90,8 +90,8 @@ impl Shard {
                 }
                 Effect::Acknowledge(deliveries) => self.outgoing.push_back(Command::Acknowledge(deliveries)),
                 Effect::MarkRead(marks) => self.outgoing.push_back(Command::MarkRead(marks)),
-                Effect::LoadEvents(slot) => self.lanes.stored_unseen(slot),
-                Effect::Deliver(event) => self.lanes.push(event),
+                Effect::LoadEvents(endpoint, slot) => self.outlets.stored_unseen(endpoint, slot),
+                Effect::Deliver(event) => self.outlets.push(event),
             }
         }
     }

@@ -72,7 +72,7 @@ impl Shard {
     pub(super) fn advance_handoff(&mut self) {
         let under_way = UnderWay {
             writes: self.committing.is_some() || !self.pending.is_empty(),
-            unanswered: self.outbox.in_flight() + self.lanes.posting(),
+            unanswered: self.outbox.in_flight() + self.outlets.posting(),
         };
         let is_handing = self.life.is_handing_off();
         let Some(handing) = self.handing.as_mut().filter(|handing| is_handing && !handing.raising) else { return };

@@ -43,11 +43,12 @@ impl Metrics {
             identity_changes: counter("identity_changes", "Users whose identity was found changed"),
             fenced: counter("writes_fenced", "Transactions refused because a newer epoch owns the shard"),
             dead_letters: counter("callback_dead_letters", "Callbacks given up after the age limit"),
-            posts: counter("callback_posts", "Callbacks posted, by result"),
+            posts: counter("callback_posts", "Callbacks posted, by result and receiver"),
         }
     }
 
-    pub(super) fn post(&self, result: &Result<(), Failure>) {
+    /// Counts a post to the receiver of this name, which an administrator chose.
+    pub(super) fn post(&self, endpoint: &str, result: &Result<(), Failure>) {
         let result = match result {
             Ok(()) => "success",
             Err(Failure::Status(_)) => "status",
@@ -56,6 +57,6 @@ impl Metrics {
             Err(Failure::NoFile(_)) => "no_file",
             Err(Failure::NotConfigured) => "not_configured",
         };
-        self.posts.add(1, &[KeyValue::new("result", result)]);
+        self.posts.add(1, &[KeyValue::new("result", result), KeyValue::new("endpoint", endpoint.to_owned())]);
     }
 }

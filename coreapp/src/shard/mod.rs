@@ -47,10 +47,11 @@ use crate::{
     Config,
     core::{
         files::Files,
-        lanes::{Lanes, Post, Rules},
+        lanes::{Post, Rules},
         life::{Life, Reason},
         needs::Writes,
         outbox::Outbox,
+        outlets::Outlets,
         peer::Peer,
         pending::Pending,
         receipts::Receipts,
@@ -97,7 +98,7 @@ pub struct Shard {
     settings: Versioned,
     outbox: Outbox,
     files: Files,
-    lanes: Lanes,
+    outlets: Outlets,
     receipts: Receipts,
     peers: LruCache<WaId, Peer>,
     /// Incoming messages that were put into a transaction lately, committed or not.
@@ -136,11 +137,10 @@ pub struct Shard {
 impl Shard {
     /// A shard just claimed, at this moment and wall clock. Nothing is ordered before [`Self::begin`].
     pub fn new(config: Arc<Config>, fence: Fence, keys: NumberKeys, settings: Versioned, now: Instant, now_ms: i64) -> Self {
-        let slots = || {
-            let (first, last) = fence.slots().into_inner();
-            (first.get()..=last.get()).filter_map(|slot| estafet_model::Slot::new(slot.into()))
-        };
+        let (first, last) = fence.slots().into_inner();
+        let slots = (first.get()..=last.get()).filter_map(|slot| estafet_model::Slot::new(slot.into()));
         let rules = Rules::new(&settings.settings, config.callback_max_age(), config.strict_global_order);
+        let outlets = Outlets::recovering(fence.slots(), &settings.settings.webhooks, rules);
         Self {
             fence,
             life: Life::Acquiring,
@@ -148,9 +148,9 @@ impl Shard {
             seqs: SeqAllocator::new(fence.epoch),
             keys,
             settings,
-            outbox: Outbox::recovering(slots()),
+            outbox: Outbox::recovering(slots),
             files: Files::default(),
-            lanes: Lanes::recovering(slots(), rules),
+            outlets,
             receipts: Receipts::default(),
             peers: LruCache::new(PEERS),
             parked: VecDeque::new(),
@@ -203,7 +203,7 @@ impl Shard {
             Input::Ticked => {}
             Input::Committed { result, retried, took } => self.committed(result, retried, took),
             Input::OutboxLoaded(asked, rows) => self.outbox.loaded(&asked, rows, LOAD_ROWS as usize),
-            Input::EventsLoaded(asked, rows) => self.lanes.loaded(&asked, rows, LOAD_ROWS as usize),
+            Input::EventsLoaded(endpoint, asked, rows) => self.outlets.loaded(endpoint, &asked, rows, LOAD_ROWS as usize),
             Input::SessionsLoaded(generation, rows) => self.sessions_loaded(generation, rows),
             Input::PeersLoaded(asked, rows) => self.peers_loaded(&asked, rows),
             Input::FactsLoaded(facts) => self.facts_arrived(*facts),
@@ -226,7 +226,7 @@ impl Shard {
         self.ask_for_peers();
         self.start_commit();
         self.advance_handoff();
-        if self.life == Life::Draining && self.committing.is_none() && self.pending.is_empty() && self.lanes.posting() == 0 {
+        if self.life == Life::Draining && self.committing.is_none() && self.pending.is_empty() && self.outlets.posting() == 0 {
             self.life.idle();
         }
     }
@@ -271,7 +271,7 @@ impl Shard {
     /// When something is due though nothing happens.
     pub fn next_due(&self) -> Option<Instant> {
         // A shard that is being handed off opens no posts.
-        self.handing_due().or_else(|| self.lanes.next_due())
+        self.handing_due().or_else(|| self.outlets.next_due())
     }
 
     /// Why the shard is over, if it is.
@@ -290,10 +290,8 @@ impl Shard {
         if !asked.is_empty() {
             self.orders.push(Order::LoadOutbox(asked));
         }
-        let asked = self.lanes.take_loads(LOAD_SLOTS, LOAD_ROWS as usize);
-        if !asked.is_empty() {
-            self.orders.push(Order::LoadEvents(asked));
-        }
+        let asked = self.outlets.take_loads(LOAD_SLOTS, LOAD_ROWS as usize);
+        self.orders.extend(asked.into_iter().map(|(endpoint, asked)| Order::LoadEvents(endpoint, asked)));
     }
 
     /// The next sequence number. A shard that used up its epoch's numbers ends, so that it is claimed
@@ -331,7 +329,7 @@ impl Shard {
         match action {
             Action::Submit { recipient, id_key, body } => self.submit(slot, recipient, id_key, body, reply),
             Action::MarkRead { message_id } => self.mark_read(message_id, reply),
-            Action::DeadLetters { seqs, requeue } => self.dead_letters(slot, seqs, requeue, reply),
+            Action::MoveCallbacks { callbacks, how } => self.move_callbacks(callbacks, how, reply),
             Action::CheckContacts { wa_ids } => self.check_contacts(wa_ids, reply),
             Action::ReadIdentity { user } => self.read_identity(user, reply),
             Action::AcknowledgeIdentity { user, hash } => self.acknowledge_identity(user, &hash, reply),

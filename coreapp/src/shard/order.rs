@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use estafet_model::{Seq, Slot, WaId};
+use estafet_model::{EndpointId, Seq, Slot, WaId};
 use estafet_store::{Batch, Committed, Error, InboundRow, MessageRow, Result, SessionRow, StatusRow, Store, StoredEvent};
 use estafet_upstream::{ConnectError, Event};
 
@@ -52,7 +52,7 @@ pub enum Input {
     /// The end of [`Order::LoadOutbox`].
     OutboxLoaded(Vec<(Slot, Seq)>, Vec<MessageRow>),
     /// The end of [`Order::LoadEvents`].
-    EventsLoaded(Vec<(Slot, Seq)>, Vec<StoredEvent>),
+    EventsLoaded(EndpointId, Vec<(Slot, Seq)>, Vec<StoredEvent>),
     /// The end of [`Order::LoadSessions`].
     SessionsLoaded(u64, Vec<SessionRow>),
     /// The end of [`Order::LoadPeers`].
@@ -86,8 +86,8 @@ pub enum Order {
     },
     /// Read messages that are not settled, after these places, at most [`super::LOAD_ROWS`] of each slot.
     LoadOutbox(Vec<(Slot, Seq)>),
-    /// Read callback events, after these places, at most [`super::LOAD_ROWS`] of each slot.
-    LoadEvents(Vec<(Slot, Seq)>),
+    /// Read callback events for a receiver, after these places, at most [`super::LOAD_ROWS`] of each slot.
+    LoadEvents(EndpointId, Vec<(Slot, Seq)>),
     /// Read the sessions with these peers.
     LoadSessions {
         /// Comes back with them.

@@ -1,7 +1,7 @@
 //! What the business and the operator hear of a shard: callbacks and health.
 
 use bytes::Bytes;
-use estafet_model::{Code, MessageId, Seq, Slot, Status, WaId};
+use estafet_model::{Code, MessageId, Seq, Slot, Status, WaId, settings::endpoint::Topic};
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_store::{DeadLetter, EventRef, NewEvent};
 use xxhash_rust::xxh64::xxh64;
@@ -23,11 +23,15 @@ const REPORT_AGAIN_MS: i64 = 15 * 60 * 1000;
 const CONVERSATION_MS: i64 = 24 * 3600 * 1000;
 
 impl Shard {
-    /// Stores a callback event; it goes into its lane after the commit.
+    /// Stores a callback event for each receiver that wants it; it goes into its lane there after the commit.
     pub(super) fn event(&mut self, slot: Slot, contact: Option<WaId>, kind: &'static str, at_ms: i64, body: Bytes) {
         let Some(seq) = self.next_seq() else { return };
-        let event = NewEvent { slot, seq, contact, kind, created_at_ms: at_ms, body };
-        self.pending.event(event, self.settings.settings.callback_persist);
+        let settings = &self.settings.settings;
+        for endpoint in settings.webhooks.receivers(topic(kind)) {
+            let body = body.clone();
+            let event = NewEvent { slot, endpoint, seq, contact, kind, created_at_ms: at_ms, body };
+            self.pending.event(event, settings.callback_persist);
+        }
     }
 
     /// Tells a status, if the business wants to hear it.
@@ -66,28 +70,27 @@ impl Shard {
         self.event(*self.fence.slots().start(), None, "error", now_ms, body);
     }
 
-    /// Opens the posts that are due. Without a URL events wait.
+    /// Opens the posts that are due.
     pub(super) fn open_posts(&mut self) {
-        if self.settings.settings.webhooks.url.is_none() {
-            return;
-        }
-        let due = self.lanes.due(self.now);
+        let due = self.outlets.due(&self.settings.settings.webhooks, self.now);
         self.posts.extend(due);
     }
 
     /// A post that cannot be opened: the poster is gone, the process ends.
     pub fn not_opened(&mut self, post: &Post) {
-        self.lanes.failed(post.event, self.now, 0);
+        self.outlets.failed(post.event, self.now, 0);
     }
 
     /// The end of a post.
     pub(super) fn posted(&mut self, posted: Posted) {
-        self.metrics.post(&posted.result);
+        let webhooks = &self.settings.settings.webhooks;
+        self.metrics.post(webhooks.name_of(posted.event.endpoint), &posted.result);
         let Posted { event, result } = posted;
         match result {
             Ok(()) => {
-                self.lanes.delivered(event);
-                self.pending.event_done(event);
+                let keeps = webhooks.keep_delivered.is_some();
+                self.outlets.delivered(event);
+                self.pending.event_done(event, keeps.then_some(self.now_ms));
             }
             Err(failure) => self.not_taken(event, &failure.to_string()),
         }
@@ -96,7 +99,7 @@ impl Shard {
     fn not_taken(&mut self, event: EventRef, reason: &str) {
         tracing::debug!(slot = event.slot.get(), reason, "callback not taken");
         let (now, now_ms) = (self.now, self.now_ms);
-        if self.lanes.failed(event, now, now_ms).is_some() {
+        if self.outlets.failed(event, now, now_ms).is_some() {
             tracing::error!(number = %self.fence.number, reason, "callback given up, kept as a dead letter");
             self.metrics.dead_letters.add(1, &[]);
             self.pending.batch.dead_letters.push(DeadLetter { event, reason: reason.to_owned(), at_ms: now_ms });
@@ -106,7 +109,8 @@ impl Shard {
 
     pub(super) fn settings_changed(&mut self, settings: Versioned) {
         let config = &self.config;
-        self.lanes.set_rules(Rules::new(&settings.settings, config.callback_max_age(), config.strict_global_order));
+        let rules = Rules::new(&settings.settings, config.callback_max_age(), config.strict_global_order);
+        self.outlets.set(&settings.settings.webhooks, rules);
         self.settings = settings;
     }
 
@@ -129,8 +133,17 @@ impl Shard {
             shard_count: self.fence.count.get().into(),
             epoch: self.fence.epoch.get().into(),
             outbox: self.outbox.len() as u64,
-            callbacks: self.lanes.len() as u64,
+            callbacks: self.outlets.len() as u64,
         }
+    }
+}
+
+/// What an event of this kind tells of.
+fn topic(kind: &str) -> Topic {
+    match kind {
+        "status_change" => Topic::Statuses,
+        "error" => Topic::Errors,
+        _ => Topic::Messages,
     }
 }
 

@@ -1,15 +1,15 @@
 //! What webapps ask of a shard.
 
 use bytes::Bytes;
-use estafet_model::{ApiError, Code, IdKey, Seq, Slot, WaId};
+use estafet_model::{ApiError, Code, IdKey, Slot, WaId};
 use estafet_proto::v1;
-use estafet_store::{EventRef, InboundRow, MessageRow, Requeued};
+use estafet_store::{Batch, EventRef, InboundRow, MessageRow, Requeued};
 use estafet_upstream::Command;
 
 use super::{Answered, Order, Shard, Upline};
 use crate::{
     core::pending::Effect,
-    request::{Reply, done, not_owner, overloaded, refused},
+    request::{Move, Reply, done, not_owner, overloaded, refused},
 };
 
 impl Shard {
@@ -31,22 +31,24 @@ impl Shard {
         self.pending.accept(message, Answered { reply, answer: done() });
     }
 
-    /// Puts dead letters back into the queue, in the order given, or removes them; answered when that is durable.
-    pub(super) fn dead_letters(&mut self, slot: Slot, seqs: Vec<Seq>, requeue: bool, reply: Reply) {
+    /// Posts callbacks again, in the order given, or forgets them; answered when that is durable.
+    pub(super) fn move_callbacks(&mut self, callbacks: Vec<EventRef>, how: Move, reply: Reply) {
         if self.database_lost_since.is_some() {
             return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
         }
-        for letter in seqs.into_iter().map(|seq| EventRef { slot, seq }) {
-            if !requeue {
+        for letter in callbacks {
+            if how == Move::Drop {
                 self.pending.batch.letters_dropped.push(letter);
-            } else if !self.pending.batch.requeued.iter().any(|other| other.letter == letter) {
-                let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
-                self.pending.batch.requeued.push(Requeued { letter, seq, at_ms: self.now_ms });
+                continue;
             }
-        }
-        if requeue {
-            // The bodies are in the database only.
-            self.pending.effects.push(Effect::LoadEvents(slot));
+            let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
+            let Batch { requeued, replayed, .. } = &mut self.pending.batch;
+            let anew = if how == Move::Requeue { requeued } else { replayed };
+            if anew.iter().all(|other| other.letter != letter) {
+                anew.push(Requeued { letter, seq, at_ms: self.now_ms });
+                // The bodies are in the database only.
+                self.pending.effects.push(Effect::LoadEvents(letter.endpoint, letter.slot));
+            }
         }
         self.pending.effects.push(Effect::Answer(Answered { reply, answer: done() }));
     }

@@ -196,9 +196,9 @@ impl Runner {
                 let rows = read("outbox", || store.outbox(number, &asked, LOAD_ROWS)).await;
                 Input::OutboxLoaded(asked, rows)
             }),
-            Order::LoadEvents(asked) => self.job(async move {
-                let rows = read("events", || store.events(number, &asked, LOAD_ROWS)).await;
-                Input::EventsLoaded(asked, rows)
+            Order::LoadEvents(endpoint, asked) => self.job(async move {
+                let rows = read("events", || store.events(number, endpoint, &asked, LOAD_ROWS)).await;
+                Input::EventsLoaded(endpoint, asked, rows)
             }),
             Order::LoadSessions { generation, peers } => self
                 .job(async move { Input::SessionsLoaded(generation, read("sessions", || store.sessions(number, &peers)).await) }),

@@ -210,7 +210,8 @@ async fn a_number_change_is_told_once_and_only_of_users_it_has_talked_with() {
             "body": format!("Kerry changed from {} to 16315559999", phone()),
         })
     );
-    let events = bench.store.events(number(), &[(Slot::of(stranger), estafet_model::Seq::ZERO)], 9).await.unwrap();
+    let events =
+        bench.store.events(number(), EndpointId::MAIN, &[(Slot::of(stranger), estafet_model::Seq::ZERO)], 9).await.unwrap();
     assert!(events.is_empty());
 }
 

@@ -4,10 +4,11 @@
 //!
 //! * [`wa_id`]: phone numbers of people and businesses, and how users write them.
 //! * [`slot`]: slots, shards and the shard map. [`layout`]: how a number is cut into shards, and how that changes.
-//! * [`epoch`]: epochs, sequence numbers, boots.
+//! * [`epoch`]: epochs, sequence numbers, boots. [`endpoint`]: receivers of callbacks.
 //! * [`message_id`]: ids in the layout of the original. [`receipt`]: the lattice of statuses.
 //! * [`settings`]: application settings. [`error`]: codes and titles of the On-Premises API.
 
+pub mod endpoint;
 pub mod epoch;
 pub mod error;
 pub mod layout;
@@ -17,6 +18,7 @@ pub mod settings;
 pub mod slot;
 pub mod wa_id;
 
+pub use endpoint::EndpointId;
 pub use epoch::{BootId, Epoch, Seq, SeqAllocator};
 pub use error::{ApiError, Code};
 pub use layout::{Group, Layout};

@@ -1,13 +1,18 @@
 //! The application settings of a number (spec/settings.md §1): the typed model here, changes to it
-//! in [`patch`], the rules for callback URLs in [`webhook_url`], texts nobody reads back in [`secret`].
+//! in [`patch`], further receivers of callbacks in [`endpoint`], the rules for callback URLs in [`webhook_url`], texts
+//! nobody reads back in [`secret`].
 
+pub mod endpoint;
 pub mod patch;
 pub mod secret;
 pub mod webhook_url;
 
 use serde::{Deserialize, Serialize};
 
+use endpoint::{Endpoint, Topic};
 use secret::Secret;
+
+use crate::EndpointId;
 
 /// Everything `/v1/settings/application` holds. The JSON form is the one of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,9 +92,18 @@ pub struct WebhookSettings {
     /// Extension: milliseconds a receiver may take to answer. `None`: as the node is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Extension: seconds for which callbacks are kept after they were taken, to be posted again on demand. `None`: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_delivered: Option<u64>,
     /// Extension: page that explains errors; `href` in the errors of callbacks is this, `#` and the code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors_url: Option<String>,
+    /// Extension: further receivers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    /// The last id that was given to a receiver, so that none is given twice. Not a member of the API.
+    #[serde(skip_serializing_if = "is_main")]
+    pub last_endpoint: EndpointId,
     /// Certificates trusted beside the system's, PEM. Not a member of the API: `/v1/certificates/webhooks/ca` changes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
@@ -145,9 +159,50 @@ impl Settings {
     /// The defaults a reset goes back to. The certificates stay: they have a path of their own.
     #[must_use]
     pub fn reset(&self) -> Self {
-        let webhooks = WebhookSettings { ca: self.webhooks.ca.clone(), ..WebhookSettings::default() };
+        let (ca, last_endpoint) = (self.webhooks.ca.clone(), self.webhooks.last_endpoint);
+        let webhooks = WebhookSettings { ca, last_endpoint, ..WebhookSettings::default() };
         Self { webhooks, ..Self::default() }
     }
+}
+
+impl WebhookSettings {
+    /// The receivers that hear of this. Without a URL nobody posts to the main one, but its callbacks wait, unless
+    /// others are there to hear them.
+    pub fn receivers(&self, topic: Topic) -> impl Iterator<Item = EndpointId> {
+        let main = self.url.is_some() || self.endpoints.is_empty();
+        let others = self.endpoints.iter().filter(move |endpoint| endpoint.wants(topic)).map(|endpoint| endpoint.id);
+        main.then_some(EndpointId::MAIN).into_iter().chain(others)
+    }
+
+    /// Every receiver that may have something stored for it.
+    pub fn all_receivers(&self) -> impl Iterator<Item = EndpointId> {
+        std::iter::once(EndpointId::MAIN).chain(self.endpoints.iter().map(|endpoint| endpoint.id))
+    }
+
+    /// A further receiver.
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.id == id)
+    }
+
+    /// The name of a receiver; that of one that was removed is not known.
+    pub fn name_of(&self, id: EndpointId) -> &str {
+        match self.endpoint(id) {
+            Some(endpoint) => &endpoint.name,
+            None if id == EndpointId::MAIN => endpoint::MAIN,
+            None => "removed",
+        }
+    }
+
+    /// The receiver of this name.
+    pub fn receiver(&self, name: &str) -> Option<EndpointId> {
+        let other = || self.endpoints.iter().find(|endpoint| endpoint.name == name).map(|endpoint| endpoint.id);
+        if name == endpoint::MAIN { Some(EndpointId::MAIN) } else { other() }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_main(endpoint: &EndpointId) -> bool {
+    *endpoint == EndpointId::MAIN
 }
 
 impl Default for MediaSettings {
@@ -168,7 +223,10 @@ impl Default for WebhookSettings {
             max_age: None,
             accept_2xx: None,
             timeout_ms: None,
+            keep_delivered: None,
             errors_url: None,
+            endpoints: Vec::new(),
+            last_endpoint: EndpointId::MAIN,
             ca: None,
         }
     }

@@ -5,7 +5,7 @@
 use std::{cell::Cell, time::Duration};
 
 use bytes::Bytes;
-use estafet_model::{BootId, IdKey, Seq, SeqAllocator, Shard, ShardCount, Slot, StatusSet, WaId};
+use estafet_model::{BootId, EndpointId, IdKey, Seq, SeqAllocator, Shard, ShardCount, Slot, StatusSet, WaId};
 use estafet_store::{Batch, Error, EventRef, Fence, NewEvent, NewMessage, SessionRow, StatusRow, Store};
 use futures::future::try_join_all;
 use tokio::time::Instant;
@@ -92,8 +92,16 @@ fn batch(fence: &Fence, rows: usize, kind: Kind, mut seq: impl FnMut() -> Seq) -
                 batch.statuses.push(StatusRow { slot, seq, statuses, error_code: None, changed_at_ms: 0 });
                 batch.sessions.push(SessionRow { slot, peer: recipient, state: BODY });
                 let kind = "status_change";
-                batch.events.push(NewEvent { slot, seq, contact: Some(recipient), kind, created_at_ms: 0, body: BODY });
-                batch.events_done.push(EventRef { slot, seq: Seq::new(seq.get() - 1_000) });
+                batch.events.push(NewEvent {
+                    slot,
+                    endpoint: EndpointId::MAIN,
+                    seq,
+                    contact: Some(recipient),
+                    kind,
+                    created_at_ms: 0,
+                    body: BODY,
+                });
+                batch.events_done.push(EventRef { slot, endpoint: EndpointId::MAIN, seq: Seq::new(seq.get() - 1_000) });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the owner of a shard writes: one [`Batch`] is one fenced transaction.
 
 use bytes::Bytes;
-use estafet_model::{IdKey, Seq, Slot, StatusSet, WaId};
+use estafet_model::{EndpointId, IdKey, Seq, Slot, StatusSet, WaId};
 
 /// Everything one transaction writes. Each list becomes one statement (or a few) on every back end.
 #[derive(Clone, Debug, Default)]
@@ -22,10 +22,14 @@ pub struct Batch {
     pub events: Vec<NewEvent>,
     /// Callback events that are done, removed.
     pub events_done: Vec<EventRef>,
+    /// Callback events that are done and kept for a while: moved to the delivered ones.
+    pub events_kept: Vec<Delivered>,
     /// Callback events given up: moved to the dead letters.
     pub dead_letters: Vec<DeadLetter>,
     /// Dead letters that are to be tried again, as new events.
     pub requeued: Vec<Requeued>,
+    /// Delivered callbacks that are to be posted again, as new events; they stay where they are.
+    pub replayed: Vec<Requeued>,
     /// Dead letters that nobody wants any more, removed.
     pub letters_dropped: Vec<EventRef>,
     /// Messages and incoming messages that `pass_through` removes once settled.
@@ -43,8 +47,10 @@ impl Batch {
             + self.inbound_read.len()
             + self.events.len()
             + self.events_done.len()
+            + self.events_kept.len()
             + self.dead_letters.len()
             + self.requeued.len()
+            + self.replayed.len()
             + self.letters_dropped.len()
             + self.forgotten_messages.len()
     }
@@ -120,6 +126,8 @@ pub struct NewInbound {
 pub struct NewEvent {
     /// Slot of the contact.
     pub slot: Slot,
+    /// The receiver it is for.
+    pub endpoint: EndpointId,
     /// Position in the slot.
     pub seq: Seq,
     /// The contact whose lane it waits in; `None` for events of the number itself.
@@ -132,11 +140,13 @@ pub struct NewEvent {
     pub body: Bytes,
 }
 
-/// The position of an event.
+/// The position of an event. Those of one slot and receiver are posted in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventRef {
     /// Slot of the contact.
     pub slot: Slot,
+    /// The receiver it is for.
+    pub endpoint: EndpointId,
     /// Position in the slot.
     pub seq: Seq,
 }
@@ -152,10 +162,19 @@ pub struct DeadLetter {
     pub at_ms: i64,
 }
 
-/// A dead letter that becomes an event again.
+/// An event that its receiver took.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivered {
+    /// Which one.
+    pub event: EventRef,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// A dead letter or a delivered callback that becomes an event again.
 #[derive(Clone, Copy, Debug)]
 pub struct Requeued {
-    /// The dead letter; nothing happens if there is none such.
+    /// Which one; nothing happens if there is none such.
     pub letter: EventRef,
     /// Position of the new event in the same slot.
     pub seq: Seq,

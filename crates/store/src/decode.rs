@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use estafet_model::{BootId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, StatusSet, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, StatusSet, WaId};
 use uuid::Uuid;
 
 use crate::{
-    ContactRow, InboundRow, KeptCallback, MediaRow, MessageRow, NumberRow, OwnerRow, Role, SessionRow, StatusRow, StoredEvent,
-    UserRow,
+    ContactRow, End, InboundRow, KeptCallback, MediaRow, MessageRow, NumberRow, OwnerRow, Queue, Role, SessionRow, StatusRow,
+    StoredEvent, UserRow,
 };
 
 /// Text as every back end can store it: PostgreSQL has no place for NUL.
@@ -122,26 +122,44 @@ pub(crate) fn status(at: (i64, i64), statuses: i64, error_code: Option<i64>, cha
     checked("message_state", decode())
 }
 
-/// `given_up_at` is `None` for one that waits.
-pub(crate) fn callback(event: Option<StoredEvent>, reason: String, given_up_at: Option<i64>) -> Option<KeptCallback> {
-    Some(KeptCallback { event: event?, given_up: given_up_at.map(|at| (reason, at)) })
+pub(crate) struct Event {
+    pub(crate) at: (i64, i64, i64),
+    pub(crate) origin: Option<i64>,
+    pub(crate) contact: Option<i64>,
+    pub(crate) kind: String,
+    pub(crate) created_at_ms: i64,
+    pub(crate) body: Vec<u8>,
 }
 
-pub(crate) fn event(
-    at: (i64, i64),
-    contact: Option<i64>,
-    kind: String,
-    created_at_ms: i64,
-    body: Vec<u8>,
-) -> Option<StoredEvent> {
+pub(crate) fn event(row: Event) -> Option<StoredEvent> {
     let decode = || {
-        let contact = match contact {
+        let contact = match row.contact {
             Some(value) => Some(wa_id(value)?),
             None => None,
         };
-        Some(StoredEvent { slot: slot(at.0)?, seq: Seq::new(at.1), contact, kind, created_at_ms, body: Bytes::from(body) })
+        let (slot, endpoint) = (slot(row.at.0)?, EndpointId::new(u16::try_from(row.at.1).ok()?));
+        Some(StoredEvent {
+            slot,
+            endpoint,
+            seq: Seq::new(row.at.2),
+            origin: row.origin.map(Seq::new),
+            contact,
+            kind: row.kind,
+            created_at_ms: row.created_at_ms,
+            body: Bytes::from(row.body),
+        })
     };
     checked("callback_event", decode())
+}
+
+/// `ended_at` is of no meaning for one that waits.
+pub(crate) fn callback(queue: Queue, event: Option<StoredEvent>, reason: String, ended_at: i64) -> Option<KeptCallback> {
+    let end = match queue {
+        Queue::Waiting => End::Open,
+        Queue::Dead => End::GivenUp { reason, at_ms: ended_at },
+        Queue::Delivered => End::Taken { at_ms: ended_at },
+    };
+    Some(KeptCallback { event: event?, end })
 }
 
 pub(crate) fn inbound(id: String, sender: i64, read: bool) -> Option<InboundRow> {

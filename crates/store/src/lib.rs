@@ -26,15 +26,17 @@ pub mod sqlite;
 use std::{ops::RangeInclusive, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 
-pub use batch::{Batch, Committed, DeadLetter, EventRef, NewEvent, NewInbound, NewMessage, Requeued, SessionRow, StatusRow};
+pub use batch::{
+    Batch, Committed, DeadLetter, Delivered, EventRef, NewEvent, NewInbound, NewMessage, Requeued, SessionRow, StatusRow,
+};
 pub use media::{MediaRow, MediaStore, ProviderRow};
 pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
 pub use rows::{
-    ContactRow, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue, RevokedToken, Role, StoredEvent,
-    UserRow, Versions,
+    ContactRow, End, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue, RevokedToken, Role,
+    StoredEvent, UserRow, Versions,
 };
 pub use sqlite::SqliteStore;
 
@@ -268,11 +270,26 @@ pub trait Store: MediaStore {
     /// Statuses of the given messages; absent ones were never settled.
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>>;
 
-    /// Undelivered events of the given slots, oldest first, after the given position.
-    async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>>;
+    /// Undelivered events for a receiver of the given slots, oldest first, after the given position.
+    async fn events(&self, number: WaId, endpoint: EndpointId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>>;
 
-    /// A page of the callbacks that wait or were given up, by slot and position.
+    /// A page of the callbacks that wait, were given up or are kept, by slot, receiver and position.
     async fn callbacks(&self, number: WaId, queue: Queue, page: &Page) -> Result<Vec<KeptCallback>>;
+
+    /// Removes callbacks that were delivered before `before_ms`, the oldest first, at most `limit`; how many. By age,
+    /// so it needs no fence.
+    async fn forget_delivered(&self, number: WaId, before_ms: i64, limit: u32) -> Result<u64>;
+
+    /// Removes the events, dead letters and delivered callbacks of these slots whose receiver is none of `kept`, up to
+    /// the receiver `last`, at most `limit` of each; how many. Receivers do not come back, so it needs no fence.
+    async fn drop_receivers(
+        &self,
+        number: WaId,
+        slots: RangeInclusive<Slot>,
+        kept: &[EndpointId],
+        last: EndpointId,
+        limit: u32,
+    ) -> Result<u64>;
 
     /// Number of undelivered events and unsettled messages of a slot range.
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)>;

@@ -6,8 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use estafet_model::{BootId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use serde::{Deserialize, Serialize};
+
+use crate::EventRef;
 
 /// Who holds a number or a data directory; shown to the one who is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,8 +100,12 @@ pub struct MessageRow {
 pub struct StoredEvent {
     /// Slot of the contact.
     pub slot: Slot,
+    /// The receiver it is for.
+    pub endpoint: EndpointId,
     /// Position in the slot.
     pub seq: Seq,
+    /// Position it had at first, if it is posted again: what receivers know it by.
+    pub origin: Option<Seq>,
     /// The contact, `None` for events of the number itself.
     pub contact: Option<WaId>,
     /// Kind, for metrics.
@@ -110,6 +116,13 @@ pub struct StoredEvent {
     pub body: Bytes,
 }
 
+impl StoredEvent {
+    /// Its position.
+    pub fn at(&self) -> EventRef {
+        EventRef { slot: self.slot, endpoint: self.endpoint, seq: self.seq }
+    }
+}
+
 /// Which callbacks are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
@@ -117,30 +130,53 @@ pub enum Queue {
     Waiting,
     /// Those that were given up.
     Dead,
+    /// Those that were taken, and are kept for a while.
+    Delivered,
 }
 
-/// A page of callbacks: those that fit, by slot and position, after a position.
+/// A page of callbacks: those that fit, by slot, receiver and position, after a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Slots.
     pub slots: RangeInclusive<Slot>,
     /// The position the page begins after.
-    pub after: (Slot, Seq),
+    pub after: EventRef,
     /// When they happened, milliseconds since 1970.
     pub created_ms: Range<i64>,
     /// Only those of this contact.
     pub contact: Option<WaId>,
+    /// Only those for this receiver.
+    pub endpoint: Option<EndpointId>,
     /// Longest page.
     pub limit: u32,
 }
 
-/// A callback that waits or was given up.
+/// A callback of one of the queues.
 #[derive(Clone, Debug)]
 pub struct KeptCallback {
     /// The event.
     pub event: StoredEvent,
-    /// Why and when (milliseconds since 1970) it was given up; `None` while it waits.
-    pub given_up: Option<(String, i64)>,
+    /// What became of it.
+    pub end: End,
+}
+
+/// What became of a callback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing yet: it waits.
+    Open,
+    /// It was given up.
+    GivenUp {
+        /// Why, for people.
+        reason: String,
+        /// When, milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// Its receiver took it.
+    Taken {
+        /// When, milliseconds since 1970.
+        at_ms: i64,
+    },
 }
 
 /// An incoming message, without its body.

@@ -47,7 +47,9 @@ macro_rules! checks {
                 dead_letters_leave_the_queue, sessions_come_back_as_written, incoming_messages_are_stored_once,
                 forgotten_messages_are_gone, a_large_batch_is_written_whole, numbers_do_not_see_each_other;
             letters: callbacks_are_listed_by_page_time_and_contact, a_dead_letter_is_requeued_once_as_a_new_event,
-                dropped_dead_letters_are_gone_and_others_stay;
+                dropped_dead_letters_are_gone_and_others_stay, a_delivered_callback_is_kept_and_replayed_as_a_new_event,
+                a_callback_given_up_again_keeps_what_it_was_at_first, delivered_callbacks_are_forgotten_by_age_the_oldest_first,
+                each_receiver_has_a_queue_of_its_own, what_is_stored_for_removed_receivers_is_dropped_and_nothing_else;
             roles: a_secret_is_the_same_for_all_callers, tags_differ, users_are_added_changed_and_removed, names_are_compared_byte_by_byte,
                 a_revoked_token_is_kept_until_it_expires, settings_are_compared_before_they_are_set, contact_checks_are_replaced;
             media: a_file_is_stored_once_and_comes_back, what_was_not_used_for_long_is_removed_oldest_first, providers_are_replaced_by_name;

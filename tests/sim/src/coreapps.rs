@@ -360,7 +360,7 @@ impl World {
                 Asked::Commit { task, batch, retried, since }
             }
             ShardOrder::LoadOutbox(asked) => read(Read::Outbox(asked)),
-            ShardOrder::LoadEvents(asked) => read(Read::Events(asked)),
+            ShardOrder::LoadEvents(endpoint, asked) => read(Read::Events(endpoint, asked)),
             ShardOrder::LoadSessions { generation, peers } => read(Read::Sessions(generation, peers)),
             ShardOrder::LoadPeers(peers) => read(Read::Peers(peers)),
             ShardOrder::LearnFacts(questions) => read(Read::Facts(questions)),
@@ -584,7 +584,7 @@ impl World {
 fn loaded(rows: Rows) -> Option<Input> {
     Some(match rows {
         Rows::Outbox(asked, rows) => Input::OutboxLoaded(asked, rows),
-        Rows::Events(asked, rows) => Input::EventsLoaded(asked, rows),
+        Rows::Events(endpoint, asked, rows) => Input::EventsLoaded(endpoint, asked, rows),
         Rows::Sessions(generation, rows) => Input::SessionsLoaded(generation, rows),
         Rows::Peers(asked, rows) => Input::PeersLoaded(asked, rows),
         Rows::Facts(facts) => Input::FactsLoaded(Box::new(Arc::try_unwrap(facts).ok()?)),

@@ -13,7 +13,7 @@ use std::{
 use estafet_coreapp::shard::{LOAD_ROWS, order::Facts};
 use estafet_master::core::{Record, placement::ShardKey};
 use estafet_model::{BootId, Epoch, IdKey, Seq, Slot, WaId};
-use estafet_store::{Batch, Committed, Fence, InboundRow, MessageRow, SessionRow, StatusRow, StoredEvent};
+use estafet_store::{Batch, Committed, EventRef, Fence, InboundRow, MessageRow, SessionRow, StatusRow, StoredEvent};
 
 use crate::{
     Mutation,
@@ -187,7 +187,7 @@ pub(crate) struct Tables {
     cursors: BTreeMap<Slot, Seq>,
     sessions: BTreeMap<WaId, SessionRow>,
     inbound: BTreeMap<String, InboundRow>,
-    events: BTreeMap<(Slot, Seq), StoredEvent>,
+    events: BTreeMap<EventRef, StoredEvent>,
 }
 
 impl Tables {
@@ -233,19 +233,21 @@ impl Tables {
         for e in &batch.events {
             let stored = StoredEvent {
                 slot: e.slot,
+                endpoint: e.endpoint,
                 seq: e.seq,
+                origin: None,
                 contact: e.contact,
                 kind: e.kind.to_owned(),
                 created_at_ms: e.created_at_ms,
                 body: e.body.clone(),
             };
-            inner.events.entry((e.slot, e.seq)).or_insert(stored);
+            inner.events.entry(stored.at()).or_insert(stored);
         }
-        for e in &batch.events_done {
-            inner.events.remove(&(e.slot, e.seq));
+        for e in batch.events_done.iter().chain(batch.events_kept.iter().map(|kept| &kept.event)) {
+            inner.events.remove(e);
         }
         for letter in &batch.dead_letters {
-            inner.events.remove(&(letter.event.slot, letter.event.seq));
+            inner.events.remove(&letter.event);
         }
         committed
     }
@@ -258,11 +260,14 @@ impl Tables {
                 let rows = asked.iter().flat_map(|(slot, seq)| inner.outbox(*slot, *seq)).collect();
                 Rows::Outbox(asked, rows)
             }
-            Read::Events(asked) => {
-                let limit = LOAD_ROWS as usize;
-                let of = |(slot, seq): &(Slot, Seq)| after(&inner.events, *slot, *seq).take(limit).map(|(_, row)| row.clone());
+            Read::Events(endpoint, asked) => {
+                let place = |slot, seq| EventRef { slot, endpoint, seq: Seq::new(seq) };
+                let of = |(slot, seq): &(Slot, Seq)| {
+                    let after = inner.events.range(place(*slot, seq.get() + 1)..=place(*slot, i64::MAX));
+                    after.take(LOAD_ROWS as usize).map(|(_, row)| row.clone())
+                };
                 let rows = asked.iter().flat_map(of).collect();
-                Rows::Events(asked, rows)
+                Rows::Events(endpoint, asked, rows)
             }
             Read::Sessions(generation, peers) => Rows::Sessions(generation, inner.sessions(&peers)),
             Read::Peers(peers) => {

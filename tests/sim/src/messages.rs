@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use estafet_coreapp::{Target, core::lanes::Post, shard::Questions, shard::order::Facts};
 use estafet_master::core::{Record, Report, placement::ShardKey};
-use estafet_model::{BootId, Epoch, Seq, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, Seq, Slot, WaId};
 use estafet_proto::{
     chat::{client_frame, server_frame},
     v1,
@@ -95,7 +95,7 @@ pub(crate) enum Read {
     /// Nothing: keys and settings, which do not change here.
     Keys,
     Outbox(Vec<(Slot, Seq)>),
-    Events(Vec<(Slot, Seq)>),
+    Events(EndpointId, Vec<(Slot, Seq)>),
     Sessions(u64, Vec<WaId>),
     Peers(Vec<WaId>),
     Facts(Questions),
@@ -107,7 +107,7 @@ pub(crate) enum Read {
 pub(crate) enum Rows {
     Keys,
     Outbox(Vec<(Slot, Seq)>, Vec<MessageRow>),
-    Events(Vec<(Slot, Seq)>, Vec<StoredEvent>),
+    Events(EndpointId, Vec<(Slot, Seq)>, Vec<StoredEvent>),
     Sessions(u64, Vec<SessionRow>),
     Peers(Vec<WaId>, Vec<SessionRow>),
     Facts(Arc<Facts>),

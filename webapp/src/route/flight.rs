@@ -81,7 +81,7 @@ pub fn weight(request: &v1::Request) -> usize {
         Some(v1::request::Action::Submit(submit)) => submit.body.len(),
         Some(v1::request::Action::MarkRead(mark)) => mark.message_id.len(),
         Some(v1::request::Action::CheckContacts(check)) => 10 * check.wa_ids.len(),
-        Some(v1::request::Action::DeadLetters(letters)) => 8 * letters.seqs.len(),
+        Some(v1::request::Action::MoveCallbacks(moved)) => 8 * moved.seqs.len(),
         Some(v1::request::Action::ReadIdentity(_) | v1::request::Action::AcknowledgeIdentity(_)) | None => 0,
     }
 }

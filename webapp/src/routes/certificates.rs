@@ -27,7 +27,7 @@ pub(super) async fn read(_: Arc<App>, call: Call) -> Outcome {
 
 pub(super) async fn write(app: Arc<App>, mut call: Call) -> Outcome {
     let body = call.text(&app).await?;
-    call.tenant()?.settings.set_webhook_ca(Some(authorities(&body)?)).await?;
+    call.tenant()?.settings.set_webhook_ca(Some(authorities("body", &body)?)).await?;
     Ok(Answer::nothing())
 }
 
@@ -36,9 +36,9 @@ pub(super) async fn remove(_: Arc<App>, call: Call) -> Outcome {
     Ok(Answer::nothing())
 }
 
-/// The bundle, if each of its certificates can be trusted and nothing in it is secret.
-fn authorities(body: &[u8]) -> Result<&str, ApiError> {
-    let refused = |why: &str| ApiError::invalid("body", why);
+/// The bundle, if each of its certificates can be trusted and nothing in it is secret. Errors call it `name`.
+pub(super) fn authorities<'a>(name: &str, body: &'a [u8]) -> Result<&'a str, ApiError> {
+    let refused = |why: &str| ApiError::invalid(name, why);
     let text = std::str::from_utf8(body).map_err(|_| refused("must be certificates in PEM form"))?;
     if text.trim().is_empty() {
         return Err(ApiError::new(Code::ParameterMissing, "The request body must hold certificates in PEM form"));
@@ -71,8 +71,8 @@ mod tests {
             ("-----BEGIN CERTIFICATE-----\nAAAA", Code::ParameterInvalid),
             ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", Code::ParameterInvalid),
         ] {
-            assert_eq!(authorities(body.as_bytes()).unwrap_err().code, code, "{body:?}");
+            assert_eq!(authorities("body", body.as_bytes()).unwrap_err().code, code, "{body:?}");
         }
-        assert_eq!(authorities(b"\xff").unwrap_err().code, Code::ParameterInvalid);
+        assert_eq!(authorities("body", b"\xff").unwrap_err().code, Code::ParameterInvalid);
     }
 }

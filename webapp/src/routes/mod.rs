@@ -118,6 +118,8 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
             "/v1/estafet/callbacks/dead-letters",
             vec![(M::GET, Admin, Others, handler(callbacks::dead)), (M::POST, Admin, Others, handler(callbacks::move_dead))],
         ),
+        ("/v1/estafet/callbacks/delivered", vec![(M::GET, Admin, Others, handler(callbacks::delivered))]),
+        ("/v1/estafet/callbacks/replay", vec![(M::POST, Admin, Others, handler(callbacks::replay))]),
         ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
         (
             "/v1/contacts/{wa_id}/identity",

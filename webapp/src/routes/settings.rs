@@ -5,7 +5,7 @@ use std::sync::Arc;
 use estafet_model::{ApiError, Code, settings::patch};
 use serde_json::{Map, Value, json};
 
-use super::Call;
+use super::{Call, certificates::authorities};
 use crate::{
     answer::{Answer, Outcome},
     app::App,
@@ -23,6 +23,7 @@ pub(super) async fn change(app: Arc<App>, mut call: Call) -> Outcome {
     if let Some(body) = call.optional_json(&app).await? {
         let change = object(&body)?;
         if !change.is_empty() {
+            check_authorities(&change)?;
             call.tenant()?.settings.change(&change).await?;
         }
     }
@@ -32,6 +33,17 @@ pub(super) async fn change(app: Arc<App>, mut call: Call) -> Outcome {
 pub(super) async fn reset(_: Arc<App>, call: Call) -> Outcome {
     call.tenant()?.settings.reset().await?;
     Ok(Answer::nothing())
+}
+
+/// Certificates in a change must be such; the model cannot tell.
+fn check_authorities(change: &Map<String, Value>) -> Result<(), ApiError> {
+    let endpoints = change.get("webhooks").and_then(|webhooks| webhooks.get("endpoints")).and_then(Value::as_array);
+    for (index, endpoint) in endpoints.into_iter().flatten().enumerate() {
+        if let Some(ca) = endpoint.get("ca").and_then(Value::as_str).filter(|ca| !ca.is_empty()) {
+            authorities(&format!("webhooks.endpoints[{index}].ca"), ca.as_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {

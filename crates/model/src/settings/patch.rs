@@ -8,7 +8,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Settings,
+    Settings, WebhookSettings, endpoint,
     secret::{MASK, Secret},
     webhook_url,
 };
@@ -95,6 +95,10 @@ fn webhooks(next: &mut Settings, value: &Value, policy: Policy) -> Result<(), Ap
                 next.webhooks.max_concurrent_requests = wanted as u32;
             }
             "message" => switches(next, value, policy)?,
+            "endpoints" => {
+                let WebhookSettings { endpoints, last_endpoint, .. } = &mut next.webhooks;
+                *endpoints = endpoint::read(endpoints, last_endpoint, value, policy)?;
+            }
             "app_secret" => secret(&mut next.webhooks.app_secret, "webhooks.app_secret", value, Secret::app, APP_SECRET)?,
             "signing_secret" => {
                 secret(&mut next.webhooks.signing_secret, "webhooks.signing_secret", value, Secret::standard, SIGNING_SECRET)?;
@@ -115,6 +119,7 @@ fn delivery(next: &mut Settings, name: &str, value: &Value, policy: Policy) -> R
         "accept_2xx" => webhooks.accept_2xx = flag()?,
         "max_age" => webhooks.max_age = whole(60, MAX_AGE)?,
         "timeout_ms" => webhooks.timeout_ms = whole(100, 60_000)?,
+        "keep_delivered" => webhooks.keep_delivered = whole(0, KEEP_DELIVERED)?.filter(|seconds| *seconds > 0),
         "errors_url" => webhooks.errors_url = callback_url(&path, value, policy)?,
         _ => return unknown(&path, policy),
     }
@@ -124,11 +129,14 @@ fn delivery(next: &mut Settings, name: &str, value: &Value, policy: Policy) -> R
 /// Longest `webhooks.max_age`: 90 days, in seconds.
 const MAX_AGE: u64 = 90 * 24 * 3600;
 
-const APP_SECRET: &str = "must be 16 to 256 visible ASCII characters, or empty";
-const SIGNING_SECRET: &str = "must be whsec_ and the base64 of 24 to 64 bytes, or empty";
+/// Longest `webhooks.keep_delivered`: 30 days, in seconds; received files live no longer.
+const KEEP_DELIVERED: u64 = 30 * 24 * 3600;
+
+pub(super) const APP_SECRET: &str = "must be 16 to 256 visible ASCII characters, or empty";
+pub(super) const SIGNING_SECRET: &str = "must be whsec_ and the base64 of 24 to 64 bytes, or empty";
 
 /// Sets, clears or, when it is only the mask that `GET` showed, leaves a secret.
-fn secret(
+pub(super) fn secret(
     next: &mut Option<Secret>,
     path: &str,
     value: &Value,
@@ -187,14 +195,14 @@ fn check_relations(next: &Settings, change: &Map<String, Value>) -> Result<(), A
     Ok(())
 }
 
-fn unknown(path: &str, policy: Policy) -> Result<(), ApiError> {
+pub(super) fn unknown(path: &str, policy: Policy) -> Result<(), ApiError> {
     if policy.reject_unknown {
         return Err(ApiError::new(Code::ParameterNotRequired, format!("Parameter '{path}' is not known")));
     }
     Ok(())
 }
 
-fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, ApiError> {
+pub(super) fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, ApiError> {
     value.as_object().ok_or_else(|| ApiError::invalid(path, "must be an object"))
 }
 
@@ -202,7 +210,7 @@ fn boolean(path: &str, value: &Value) -> Result<bool, ApiError> {
     value.as_bool().ok_or_else(|| ApiError::invalid(path, "must be true or false"))
 }
 
-fn integer(path: &str, value: &Value, least: u64, most: u64) -> Result<u64, ApiError> {
+pub(super) fn integer(path: &str, value: &Value, least: u64, most: u64) -> Result<u64, ApiError> {
     let number = match value {
         Value::Number(number) => number.as_u64(),
         Value::String(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
@@ -222,7 +230,7 @@ fn optional_text(path: &str, value: &Value, longest: usize) -> Result<Option<Str
     }
 }
 
-fn callback_url(path: &str, value: &Value, policy: Policy) -> Result<Option<String>, ApiError> {
+pub(super) fn callback_url(path: &str, value: &Value, policy: Policy) -> Result<Option<String>, ApiError> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) if text.is_empty() => Ok(None),
@@ -270,6 +278,8 @@ pub fn render(settings: &Settings, registered: Option<WaId>) -> Value {
     shown["db_garbagecollector_enable"] = json!(settings.garbagecollector_enable.messages);
     if let Some(webhooks) = shown["webhooks"].as_object_mut() {
         webhooks.remove("ca");
+        webhooks.remove("last_endpoint");
+        webhooks.entry("endpoints").and_modify(endpoint::conceal);
         for name in ["app_secret", "signing_secret"] {
             webhooks.entry(name).and_modify(|secret| *secret = json!(MASK));
         }
@@ -352,6 +362,7 @@ mod tests {
             (json!({"webhooks": {"max_age": 59}}), "webhooks.max_age"),
             (json!({"webhooks": {"timeout_ms": 60_001}}), "webhooks.timeout_ms"),
             (json!({"webhooks": {"accept_2xx": "true"}}), "webhooks.accept_2xx"),
+            (json!({"webhooks": {"keep_delivered": 2_592_001}}), "webhooks.keep_delivered"),
             (json!({"webhooks": {"errors_url": "http://a.example"}}), "webhooks.errors_url"),
             (json!({"garbagecollector_enable": true}), "garbagecollector_enable"),
             (json!({"log_level": "loud"}), "log_level"),
@@ -369,6 +380,16 @@ mod tests {
         let settings =
             patched(json!({"callback_backoff_delay_ms": "5000", "webhooks": {"max_concurrent_requests": "12"}})).unwrap();
         assert_eq!((settings.callback_backoff_delay_ms, settings.webhooks.max_concurrent_requests), (5000, 12));
+    }
+
+    #[test]
+    fn delivered_callbacks_are_kept_for_some_time_and_not_for_none() {
+        let kept = patched(json!({"webhooks": {"keep_delivered": "3600"}})).unwrap();
+        assert_eq!(kept.webhooks.keep_delivered, Some(3600));
+        for none in [json!(0), json!(null)] {
+            let change = json!({"webhooks": {"keep_delivered": none}});
+            assert_eq!(apply(&kept, change.as_object().unwrap(), Policy::default()).unwrap(), Settings::default());
+        }
     }
 
     #[test]

@@ -29,6 +29,13 @@ impl Secret {
         secret.standard_key().is_some().then_some(secret)
     }
 
+    /// The value of a header: 1 to 1024 visible ASCII characters, and spaces between them.
+    pub fn header(text: &str) -> Option<Self> {
+        let is_visible = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+        let fits = (1..=1024).contains(&text.len()) && text.trim() == text && text.bytes().all(is_visible);
+        fits.then(|| Self(text.to_owned()))
+    }
+
     /// The key of a Standard Webhooks secret.
     pub fn standard_key(&self) -> Option<Vec<u8>> {
         let key = STANDARD.decode(self.0.strip_prefix(STANDARD_PREFIX)?).ok()?;
@@ -60,6 +67,10 @@ mod tests {
         assert!(Secret::standard("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").is_some());
         for text in ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_", "whsec_AAAA", "whsec_***"] {
             assert!(Secret::standard(text).is_none(), "{text}");
+        }
+        assert!(Secret::header("Bearer a b").is_some());
+        for text in ["", " ", " a", "a\n", "\u{e9}", &"a".repeat(1025)] {
+            assert!(Secret::header(text).is_none(), "{text}");
         }
     }
 

@@ -34,6 +34,13 @@ macro_rules! places {
     };
 }
 
+/// A list of positions of events, named `w`, from one parameter.
+macro_rules! event_rows {
+    () => {
+        rows!("slot INT PATH '$[0]', endpoint INT PATH '$[1]', seq BIGINT PATH '$[2]'")
+    };
+}
+
 /// The bytes that [`rows`] point into, named `p`, then the rows: two parameters. The cast keeps a server from
 /// taking bytes for text.
 macro_rules! packed_rows {
@@ -42,7 +49,7 @@ macro_rules! packed_rows {
     };
 }
 
-pub(super) use {packed_rows, places, rows};
+pub(super) use {event_rows, packed_rows, places, rows};
 
 // Before ON DUPLICATE KEY a list needs a WHERE, or the ON is taken for that of a join.
 
@@ -114,11 +121,17 @@ async fn write(tx: &mut MySqlConnection, fence: &Fence, batch: &Batch) -> Db<Com
     for part in batch.events_done.chunks(ROWS) {
         events_done(tx, number, part).await?;
     }
+    for part in batch.events_kept.chunks(ROWS) {
+        callbacks::kept(tx, number, part).await?;
+    }
     for part in batch.dead_letters.chunks(ROWS) {
         dead_letters(tx, number, part).await?;
     }
     for part in batch.requeued.chunks(ROWS) {
         callbacks::requeued(tx, number, part).await?;
+    }
+    for part in batch.replayed.chunks(ROWS) {
+        callbacks::replayed(tx, number, part).await?;
     }
     for part in batch.letters_dropped.chunks(ROWS) {
         callbacks::dropped(tx, number, part).await?;
@@ -260,47 +273,48 @@ async fn events(tx: &mut MySqlConnection, number: i64, list: &[NewEvent]) -> Db<
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|e| {
         let parts = [e.kind.as_bytes(), &e.body].map(|part| packed.push(part));
-        (e.slot.get(), e.seq.get(), e.contact.map_or(NO_CONTACT, |c| c.as_i64()), e.created_at_ms, parts)
+        let contact = e.contact.map_or(NO_CONTACT, |c| c.as_i64());
+        (e.slot.get(), e.seq.get(), contact, e.created_at_ms, parts, e.endpoint.get())
     }));
     let sql = concat!(
-        "INSERT INTO callback_event (number, slot, seq, contact, kind, created_at, body)
-         SELECT ?, w.slot, w.seq, NULLIF(w.contact, 0), CONVERT(SUBSTRING(p.packed, w.kind, w.kind_length) USING utf8mb4),
-           w.created_at, SUBSTRING(p.packed, w.start, w.length) FROM ",
+        "INSERT INTO callback_event (number, slot, endpoint, seq, contact, kind, created_at, body)
+         SELECT ?, w.slot, w.endpoint, w.seq, NULLIF(w.contact, 0),
+           CONVERT(SUBSTRING(p.packed, w.kind, w.kind_length) USING utf8mb4), w.created_at,
+           SUBSTRING(p.packed, w.start, w.length) FROM ",
         packed_rows!(
             "slot INT PATH '$[0]', seq BIGINT PATH '$[1]', contact BIGINT PATH '$[2]', created_at BIGINT PATH '$[3]',
              kind BIGINT PATH '$[4][0][0]', kind_length BIGINT PATH '$[4][0][1]', start BIGINT PATH '$[4][1][0]',
-             length BIGINT PATH '$[4][1][1]'"
+             length BIGINT PATH '$[4][1][1]', endpoint INT PATH '$[5]'"
         ),
         " WHERE TRUE ON DUPLICATE KEY UPDATE slot = callback_event.slot"
     );
     sqlx::query(sql).bind(number).bind(packed.into_bytes()).bind(rows).execute(tx).await.map(drop)
 }
 
-async fn events_done(tx: &mut MySqlConnection, number: i64, list: &[EventRef]) -> Db<()> {
+pub(super) async fn events_done(tx: &mut MySqlConnection, number: i64, list: &[EventRef]) -> Db<()> {
     let sql = concat!(
         "DELETE e FROM ",
-        places!(),
-        " STRAIGHT_JOIN callback_event e ON e.number = ? AND e.slot = w.slot AND e.seq = w.seq"
+        event_rows!(),
+        " STRAIGHT_JOIN callback_event e ON e.number = ? AND e.slot = w.slot AND e.endpoint = w.endpoint AND e.seq = w.seq"
     );
-    let rows = json(list.iter().map(|e| (e.slot.get(), e.seq.get())));
-    sqlx::query(sql).bind(rows).bind(number).execute(tx).await.map(drop)
+    sqlx::query(sql).bind(event_positions(list)).bind(number).execute(tx).await.map(drop)
 }
 
 async fn dead_letters(tx: &mut MySqlConnection, number: i64, list: &[DeadLetter]) -> Db<()> {
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|d| {
         let (start, length) = packed.push(storable(&d.reason).as_bytes());
-        (d.event.slot.get(), d.event.seq.get(), d.at_ms, start, length)
+        (d.event.slot.get(), d.event.seq.get(), d.at_ms, start, length, d.event.endpoint.get())
     }));
     let sql = concat!(
-        "INSERT INTO dead_letter (number, slot, seq, contact, kind, created_at, reason, given_up_at, body)
-         SELECT e.number, e.slot, e.seq, e.contact, e.kind, e.created_at,
+        "INSERT INTO dead_letter (number, slot, endpoint, seq, origin, contact, kind, created_at, reason, given_up_at, body)
+         SELECT e.number, e.slot, e.endpoint, e.seq, e.origin, e.contact, e.kind, e.created_at,
            CONVERT(SUBSTRING(p.packed, w.start, w.length) USING utf8mb4), w.given_up_at, e.body FROM ",
         packed_rows!(
             "slot INT PATH '$[0]', seq BIGINT PATH '$[1]', given_up_at BIGINT PATH '$[2]', start BIGINT PATH '$[3]',
-             length BIGINT PATH '$[4]'"
+             length BIGINT PATH '$[4]', endpoint INT PATH '$[5]'"
         ),
-        " STRAIGHT_JOIN callback_event e ON e.number = ? AND e.slot = w.slot AND e.seq = w.seq
+        " STRAIGHT_JOIN callback_event e ON e.number = ? AND e.slot = w.slot AND e.endpoint = w.endpoint AND e.seq = w.seq
          WHERE TRUE ON DUPLICATE KEY UPDATE slot = dead_letter.slot"
     );
     sqlx::query(sql).bind(packed.into_bytes()).bind(rows).bind(number).execute(&mut *tx).await?;
@@ -328,6 +342,10 @@ async fn forgotten_messages(tx: &mut MySqlConnection, number: i64, list: &[(Slot
 
 pub(super) fn positions(list: &[(Slot, Seq)]) -> String {
     json(list.iter().map(|(slot, seq)| (slot.get(), seq.get())))
+}
+
+pub(super) fn event_positions(list: &[EventRef]) -> String {
+    json(list.iter().map(|e| (e.slot.get(), e.endpoint.get(), e.seq.get())))
 }
 
 /// Rows of start and length.

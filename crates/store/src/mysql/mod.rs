@@ -20,7 +20,7 @@ mod shared;
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySqlConnectOptions};
 
 use self::connections::Connections;
@@ -163,12 +163,27 @@ impl Store for MySqlStore {
         read::statuses(&self.reader, number, at).await
     }
 
-    async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
-        read::events(&self.reader, number, after, limit).await
+    async fn events(&self, number: WaId, endpoint: EndpointId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
+        read::events(&self.reader, number, endpoint, after, limit).await
     }
 
     async fn callbacks(&self, number: WaId, queue: Queue, page: &Page) -> Result<Vec<KeptCallback>> {
         callbacks::page(&self.reader, number, queue, page).await
+    }
+
+    async fn forget_delivered(&self, number: WaId, before_ms: i64, limit: u32) -> Result<u64> {
+        callbacks::forget_delivered(&self.reader, number, before_ms, limit).await
+    }
+
+    async fn drop_receivers(
+        &self,
+        number: WaId,
+        slots: RangeInclusive<Slot>,
+        kept: &[EndpointId],
+        last: EndpointId,
+        limit: u32,
+    ) -> Result<u64> {
+        callbacks::drop_receivers(&self.reader, number, slots, kept, last, limit).await
     }
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {

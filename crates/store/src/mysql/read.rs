@@ -6,10 +6,11 @@
 
 use std::{collections::HashMap, fmt::Write, ops::RangeInclusive, sync::LazyLock};
 
-use estafet_model::{Seq, Slot, WaId};
+use estafet_model::{EndpointId, Seq, Slot, WaId};
 use sqlx::{FromRow, MySql, mysql::MySqlArguments, mysql::MySqlRow, query::QueryAs};
 
 use super::{
+    callbacks::Event,
     commit::{packed_rows, places, positions, rows, texts},
     connections::{Connections, answered},
 };
@@ -39,8 +40,8 @@ static OUTBOX: LazyLock<String> = LazyLock::new(|| {
 });
 static EVENTS: LazyLock<String> = LazyLock::new(|| {
     of_each_slot(
-        "SELECT e.slot, e.seq, e.contact, e.kind, e.created_at, e.body FROM callback_event e
-         WHERE e.number = ? AND e.slot = ? AND e.seq > ? ORDER BY e.number, e.slot, e.seq LIMIT ?",
+        "SELECT e.slot, e.endpoint, e.seq, e.origin, e.contact, e.kind, e.created_at, e.body FROM callback_event e
+         WHERE e.number = ? AND e.slot = ? AND e.seq > ? AND e.endpoint = ? ORDER BY e.number, e.slot, e.endpoint, e.seq LIMIT ?",
     )
 });
 static UNSETTLED: LazyLock<String> = LazyLock::new(|| of_each_slot(concat!("SELECT COUNT(*) ", unsettled!())));
@@ -63,27 +64,17 @@ struct Message {
     body: Vec<u8>,
 }
 
-#[derive(FromRow)]
-struct Event {
-    slot: i64,
-    seq: i64,
-    contact: Option<i64>,
-    kind: String,
-    created_at: i64,
-    body: Vec<u8>,
-}
-
 fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
     rows.into_iter().filter_map(|m| decode::message((m.slot, m.seq), &m.id_key, m.recipient, m.accepted_at, m.body)).collect()
 }
 
-/// Runs one of the statements above for all slots.
+/// Runs one of the statements above for all slots; `rest` are the parameters after the position.
 async fn each_slot<R>(
     reader: &Connections,
     sql: &'static str,
     number: WaId,
     after: &[(Slot, Seq)],
-    limit: Option<u32>,
+    rest: &[i64],
 ) -> Result<Vec<R>>
 where
     R: for<'r> FromRow<'r, MySqlRow> + Send + Unpin,
@@ -95,8 +86,8 @@ where
         for i in 0..SLOTS {
             let (slot, seq) = part.get(i).map_or((NO_SLOT, 0), |(slot, seq)| (i32::from(slot.get()), seq.get()));
             query = query.bind(number.as_i64()).bind(slot).bind(seq);
-            if let Some(limit) = limit {
-                query = query.bind(i64::from(limit));
+            for value in rest {
+                query = query.bind(*value);
             }
         }
         rows.append(&mut answered(query.fetch_all(&mut *session)).await?);
@@ -133,7 +124,7 @@ pub(super) async fn outbox(reader: &Connections, number: WaId, after: &[(Slot, S
         return Ok(Vec::new());
     }
     let after = from_cursors(reader, number, after).await?;
-    let mut rows = decoded(each_slot(reader, &OUTBOX, number, &after, Some(limit)).await?);
+    let mut rows = decoded(each_slot(reader, &OUTBOX, number, &after, &[i64::from(limit)]).await?);
     rows.sort_by_key(|m| (m.slot, m.seq));
     Ok(rows)
 }
@@ -164,13 +155,19 @@ pub(super) async fn statuses(reader: &Connections, number: WaId, at: &[(Slot, Se
     Ok(rows.into_iter().filter_map(|(slot, seq, bits, code, at)| decode::status((slot, seq), bits, code, at)).collect())
 }
 
-pub(super) async fn events(reader: &Connections, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
+pub(super) async fn events(
+    reader: &Connections,
+    number: WaId,
+    endpoint: EndpointId,
+    after: &[(Slot, Seq)],
+    limit: u32,
+) -> Result<Vec<StoredEvent>> {
     if after.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
-    let rows: Vec<Event> = each_slot(reader, &EVENTS, number, after, Some(limit)).await?;
-    let decoded = rows.into_iter().filter_map(|e| decode::event((e.slot, e.seq), e.contact, e.kind, e.created_at, e.body));
-    let mut events: Vec<StoredEvent> = decoded.collect();
+    let rest = [i64::from(endpoint.get()), i64::from(limit)];
+    let rows: Vec<Event> = each_slot(reader, &EVENTS, number, after, &rest).await?;
+    let mut events: Vec<StoredEvent> = rows.into_iter().filter_map(|row| decode::event(row.into())).collect();
     events.sort_by_key(|e| (e.slot, e.seq));
     Ok(events)
 }
@@ -182,7 +179,7 @@ pub(super) async fn backlog(reader: &Connections, number: WaId, slots: RangeIncl
     let all: Vec<(Slot, Seq)> =
         (slots.start().get()..=slots.end().get()).filter_map(|s| Some((Slot::new(u32::from(s))?, Seq::new(0)))).collect();
     let from = from_cursors(reader, number, &all).await?;
-    let messages: Vec<(i64,)> = each_slot(reader, &UNSETTLED, number, &from, None).await?;
+    let messages: Vec<(i64,)> = each_slot(reader, &UNSETTLED, number, &from, &[]).await?;
     let sum = |counts: Vec<(i64,)>| counts.into_iter().map(|(count,)| count.unsigned_abs()).sum();
     Ok((sum(events), sum(messages)))
 }

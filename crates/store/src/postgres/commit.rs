@@ -50,8 +50,10 @@ fn steps<'a>(fence: &Fence, batch: &'a Batch) -> Vec<Step<'a>> {
     add(&mut steps, &batch.inbound_read, |list| inbound_read(number, list));
     add(&mut steps, &batch.events, |list| events(number, list));
     add(&mut steps, &batch.events_done, |list| events_done(number, list));
+    add(&mut steps, &batch.events_kept, |list| callbacks::kept(number, list));
     add(&mut steps, &batch.dead_letters, |list| dead_letters(number, list));
     add(&mut steps, &batch.requeued, |list| callbacks::requeued(number, list));
+    add(&mut steps, &batch.replayed, |list| callbacks::replayed(number, list));
     add(&mut steps, &batch.letters_dropped, |list| callbacks::dropped(number, list));
     add(&mut steps, &batch.forgotten_messages, |list| forgotten_messages(number, list));
     steps
@@ -147,12 +149,13 @@ fn inbound_read(number: i64, ids: &[String]) -> Step<'_> {
 
 fn events(number: i64, list: &[NewEvent]) -> Step<'_> {
     Step::new(
-        "INSERT INTO callback_event (number, slot, seq, contact, kind, created_at, body)
-         SELECT $1, * FROM unnest($2::int4[], $3::int8[], $4::int8[], $5::text[], $6::int8[], $7::bytea[])
-         ON CONFLICT (number, slot, seq) DO NOTHING",
+        "INSERT INTO callback_event (number, slot, endpoint, seq, contact, kind, created_at, body)
+         SELECT $1, * FROM unnest($2::int4[], $3::int4[], $4::int8[], $5::int8[], $6::text[], $7::int8[], $8::bytea[])
+         ON CONFLICT (number, slot, endpoint, seq) DO NOTHING",
     )
     .bind(number)
     .bind(column(list, |e| slot(e.slot)))
+    .bind(column(list, |e| i32::from(e.endpoint.get())))
     .bind(column(list, |e| e.seq.get()))
     .bind(column(list, |e| e.contact.map(|c| c.as_i64())))
     .bind(column(list, |e| e.kind))
@@ -161,35 +164,34 @@ fn events(number: i64, list: &[NewEvent]) -> Step<'_> {
 }
 
 fn events_done(number: i64, list: &[EventRef]) -> Step<'_> {
-    Step::new(
+    let step = Step::new(
         "DELETE FROM callback_event WHERE ctid = ANY (ARRAY(
-           SELECT (SELECT e.ctid FROM callback_event e WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq)
-           FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)))",
-    )
-    .bind(number)
-    .bind(column(list, |e| slot(e.slot)))
-    .bind(column(list, |e| e.seq.get()))
+           SELECT (SELECT e.ctid FROM callback_event e
+             WHERE e.number = $1 AND e.slot = w.slot AND e.endpoint = w.endpoint AND e.seq = w.seq)
+           FROM unnest($2::int4[], $3::int4[], $4::int8[]) AS w (slot, endpoint, seq)))",
+    );
+    at_events(step.bind(number), list.iter().copied())
 }
 
 fn dead_letters(number: i64, list: &[DeadLetter]) -> Step<'_> {
     let list = last_of_each(list, |d| d.event);
-    Step::new(
+    let step = Step::new(
         "WITH w AS MATERIALIZED (
            SELECT w.*, (
-             SELECT e.ctid FROM callback_event e WHERE e.number = $1 AND e.slot = w.slot AND e.seq = w.seq) AS event
-           FROM unnest($2::int4[], $3::int8[], $4::text[], $5::int8[]) AS w (slot, seq, reason, given_up_at)
+             SELECT e.ctid FROM callback_event e
+             WHERE e.number = $1 AND e.slot = w.slot AND e.endpoint = w.endpoint AND e.seq = w.seq) AS event
+           FROM unnest($2::int4[], $3::int4[], $4::int8[], $5::text[], $6::int8[]) AS w (slot, endpoint, seq, reason, given_up_at)
          ), gone AS (
            DELETE FROM callback_event WHERE ctid = ANY (ARRAY(SELECT event FROM w)) RETURNING *
          )
-         INSERT INTO dead_letter (number, slot, seq, contact, kind, created_at, reason, given_up_at, body)
-         SELECT $1, slot, seq, contact, kind, created_at, reason, given_up_at, body FROM gone JOIN w USING (slot, seq)
-         ON CONFLICT (number, slot, seq) DO NOTHING",
-    )
-    .bind(number)
-    .bind(column(&list, |d| slot(d.event.slot)))
-    .bind(column(&list, |d| d.event.seq.get()))
-    .bind(column(&list, |d| storable(&d.reason)))
-    .bind(column(&list, |d| d.at_ms))
+         INSERT INTO dead_letter (number, slot, endpoint, seq, origin, contact, kind, created_at, reason, given_up_at, body)
+         SELECT $1, slot, endpoint, seq, origin, contact, kind, created_at, reason, given_up_at, body
+         FROM gone JOIN w USING (slot, endpoint, seq)
+         ON CONFLICT (number, slot, endpoint, seq) DO NOTHING",
+    );
+    at_events(step.bind(number), list.iter().map(|d| d.event))
+        .bind(column(&list, |d| storable(&d.reason)))
+        .bind(column(&list, |d| d.at_ms))
 }
 
 fn forgotten_messages(number: i64, list: &[(Slot, Seq)]) -> Step<'_> {
@@ -207,6 +209,13 @@ fn forgotten_messages(number: i64, list: &[(Slot, Seq)]) -> Step<'_> {
 /// Binds positions as two arrays.
 pub(super) fn at<'a>(step: Step<'a>, list: &[(Slot, Seq)]) -> Step<'a> {
     step.bind(column(list, |&(s, _)| slot(s))).bind(column(list, |(_, seq)| seq.get()))
+}
+
+/// Binds positions of events as three arrays.
+pub(super) fn at_events<'a>(step: Step<'a>, list: impl Iterator<Item = EventRef> + Clone) -> Step<'a> {
+    step.bind(list.clone().map(|e| slot(e.slot)).collect::<Vec<i32>>())
+        .bind(list.clone().map(|e| i32::from(e.endpoint.get())).collect::<Vec<i32>>())
+        .bind(list.map(|e| e.seq.get()).collect::<Vec<i64>>())
 }
 
 pub(super) fn slot(slot: Slot) -> i32 {

@@ -6,10 +6,11 @@
 
 use std::ops::RangeInclusive;
 
-use estafet_model::{Seq, Slot, WaId};
+use estafet_model::{EndpointId, Seq, Slot, WaId};
 use tokio_postgres::Row;
 
 use super::{
+    callbacks::{self, columns},
     commit::{at, slot},
     connections::{Connections, Step},
 };
@@ -97,20 +98,28 @@ pub(super) async fn statuses(reader: &Connections, number: WaId, places: &[(Slot
     Ok(decoded.collect())
 }
 
-pub(super) async fn events(reader: &Connections, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
+pub(super) async fn events(
+    reader: &Connections,
+    number: WaId,
+    endpoint: EndpointId,
+    after: &[(Slot, Seq)],
+    limit: u32,
+) -> Result<Vec<StoredEvent>> {
     if after.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
-    let step = Step::new(
-        "SELECT e.slot, e.seq, e.contact, e.kind, e.created_at, e.body
-         FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
+    let step = Step::new(concat!(
+        "SELECT ",
+        columns!("origin"),
+        " FROM unnest($2::int4[], $3::int8[]) AS w (w_slot, w_seq)
          CROSS JOIN LATERAL (
-           SELECT e.* FROM callback_event e WHERE e.number = $1 AND e.slot = w.slot AND e.seq > w.seq
-           ORDER BY e.number, e.slot, e.seq LIMIT $4
-         ) e ORDER BY e.slot, e.seq",
-    );
-    let rows = reader.query(at(step.bind(number.as_i64()), after).bind(i64::from(limit))).await?;
-    Ok(rows.iter().filter_map(|row| decode::event(position(row), row.get(2), row.get(3), row.get(4), row.get(5))).collect())
+           SELECT e.* FROM callback_event e
+           WHERE e.number = $1 AND e.slot = w.w_slot AND e.endpoint = $5 AND e.seq > w.w_seq
+           ORDER BY e.number, e.slot, e.endpoint, e.seq LIMIT $4
+         ) e ORDER BY slot, seq"
+    ));
+    let step = at(step.bind(number.as_i64()), after).bind(i64::from(limit)).bind(i32::from(endpoint.get()));
+    Ok(reader.query(step).await?.iter().filter_map(callbacks::event).collect())
 }
 
 pub(super) async fn backlog(reader: &Connections, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {

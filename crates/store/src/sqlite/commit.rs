@@ -50,8 +50,10 @@ async fn write(tx: &mut SqliteConnection, fence: &Fence, batch: &Batch) -> Db<Co
     inbound_read(tx, number, &batch.inbound_read).await?;
     events(tx, number, &batch.events).await?;
     events_done(tx, number, &batch.events_done).await?;
+    callbacks::kept(tx, number, &batch.events_kept).await?;
     dead_letters(tx, number, &batch.dead_letters).await?;
     callbacks::requeued(tx, number, &batch.requeued).await?;
+    callbacks::replayed(tx, number, &batch.replayed).await?;
     callbacks::dropped(tx, number, &batch.letters_dropped).await?;
     forgotten_messages(tx, number, &batch.forgotten_messages).await?;
     Ok(Committed { duplicate_messages })
@@ -151,20 +153,21 @@ async fn events(tx: &mut SqliteConnection, number: i64, list: &[NewEvent]) -> Db
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|e| {
         let (start, length) = packed.push(&e.body);
-        (e.slot.get(), e.seq.get(), e.contact.map(|c| c.as_i64()), e.kind, e.created_at_ms, start, length)
+        let contact = e.contact.map(|c| c.as_i64());
+        (e.slot.get(), e.endpoint.get(), e.seq.get(), contact, e.kind, e.created_at_ms, start, length)
     }));
-    let sql = "INSERT INTO callback_event (number, slot, seq, contact, kind, created_at, body)
-         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, substr(?3, value->>5, value->>6)
-         FROM json_each(?2) WHERE true ON CONFLICT (number, slot, seq) DO NOTHING";
+    let sql = "INSERT INTO callback_event (number, slot, endpoint, seq, contact, kind, created_at, body)
+         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, substr(?3, value->>6, value->>7)
+         FROM json_each(?2) WHERE true ON CONFLICT (number, slot, endpoint, seq) DO NOTHING";
     sqlx::query(sql).bind(number).bind(rows).bind(packed.into_bytes()).execute(tx).await.map(drop)
 }
 
-async fn events_done(tx: &mut SqliteConnection, number: i64, list: &[EventRef]) -> Db<()> {
+pub(super) async fn events_done(tx: &mut SqliteConnection, number: i64, list: &[EventRef]) -> Db<()> {
     if list.is_empty() {
         return Ok(());
     }
-    let sql = "DELETE FROM callback_event
-         WHERE number = ?1 AND (slot, seq) IN (SELECT value->>0, value->>1 FROM json_each(?2))";
+    let sql = "DELETE FROM callback_event WHERE number = ?1
+           AND (slot, endpoint, seq) IN (SELECT value->>0, value->>1, value->>2 FROM json_each(?2))";
     sqlx::query(sql).bind(number).bind(event_positions(list.iter().copied())).execute(tx).await.map(drop)
 }
 
@@ -172,12 +175,14 @@ async fn dead_letters(tx: &mut SqliteConnection, number: i64, list: &[DeadLetter
     if list.is_empty() {
         return Ok(());
     }
-    let rows = json(list.iter().map(|d| (d.event.slot.get(), d.event.seq.get(), storable(&d.reason), d.at_ms)));
-    let sql = "INSERT INTO dead_letter (number, slot, seq, contact, kind, created_at, reason, given_up_at, body)
-         SELECT e.number, e.slot, e.seq, e.contact, e.kind, e.created_at, w.value->>2, w.value->>3, e.body
+    let place = |e: EventRef| (e.slot.get(), e.endpoint.get(), e.seq.get());
+    let rows = json(list.iter().map(|d| (place(d.event), storable(&d.reason), d.at_ms)));
+    let sql =
+        "INSERT INTO dead_letter (number, slot, endpoint, seq, origin, contact, kind, created_at, reason, given_up_at, body)
+         SELECT e.number, e.slot, e.endpoint, e.seq, e.origin, e.contact, e.kind, e.created_at, w.value->>1, w.value->>2, e.body
          FROM json_each(?2) w CROSS JOIN callback_event e
-           ON e.number = ?1 AND e.slot = w.value->>0 AND e.seq = w.value->>1
-         ON CONFLICT (number, slot, seq) DO NOTHING";
+           ON e.number = ?1 AND e.slot = w.value->>'$[0][0]' AND e.endpoint = w.value->>'$[0][1]' AND e.seq = w.value->>'$[0][2]'
+         WHERE true ON CONFLICT (number, slot, endpoint, seq) DO NOTHING";
     sqlx::query(sql).bind(number).bind(rows).execute(&mut *tx).await?;
     let gone: Vec<EventRef> = list.iter().map(|d| d.event).collect();
     events_done(tx, number, &gone).await
@@ -201,7 +206,7 @@ pub(super) fn positions(list: &[(Slot, Seq)]) -> String {
 }
 
 pub(super) fn event_positions(list: impl Iterator<Item = EventRef>) -> String {
-    json(list.map(|e| (e.slot.get(), e.seq.get())))
+    json(list.map(|e| (e.slot.get(), e.endpoint.get(), e.seq.get())))
 }
 
 pub(super) async fn claim(writer: &SqlitePool, claim: &Claim<'_>) -> Result<Option<Fence>> {

@@ -22,7 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use estafet_model::{BootId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{
     SqlitePool,
     migrate::Migrator,
@@ -199,12 +199,27 @@ impl Store for SqliteStore {
         read::statuses(&self.reader, number, at).await.map_err(error)
     }
 
-    async fn events(&self, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
-        read::events(&self.reader, number, after, limit).await.map_err(error)
+    async fn events(&self, number: WaId, endpoint: EndpointId, after: &[(Slot, Seq)], limit: u32) -> Result<Vec<StoredEvent>> {
+        read::events(&self.reader, number, endpoint, after, limit).await.map_err(error)
     }
 
     async fn callbacks(&self, number: WaId, queue: Queue, page: &Page) -> Result<Vec<KeptCallback>> {
         callbacks::page(&self.reader, number, queue, page).await.map_err(error)
+    }
+
+    async fn forget_delivered(&self, number: WaId, before_ms: i64, limit: u32) -> Result<u64> {
+        callbacks::forget_delivered(&self.writer, number, before_ms, limit).await.map_err(error)
+    }
+
+    async fn drop_receivers(
+        &self,
+        number: WaId,
+        slots: RangeInclusive<Slot>,
+        kept: &[EndpointId],
+        last: EndpointId,
+        limit: u32,
+    ) -> Result<u64> {
+        callbacks::drop_receivers(&self.writer, number, slots, kept, last, limit).await.map_err(error)
     }
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
@@ -284,4 +299,34 @@ async fn wait_for_lock(path: PathBuf) -> Result<File> {
     let locked: std::io::Result<File> =
         tokio::task::spawn_blocking(lock).await.map_err(|cause| Error::Unavailable(cause.to_string()))?;
     locked.map_err(|cause| Error::Unavailable(format!("migration lock: {cause}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EventRef;
+
+    #[tokio::test]
+    async fn what_was_stored_before_there_were_several_receivers_is_for_the_main_one() {
+        let store = SqliteStore::memory().await.unwrap();
+        let before = MIGRATIONS.iter().filter(|migration| migration.version < 20).cloned().collect();
+        Migrator::with_migrations(before).run(&store.writer).await.unwrap();
+        for sql in [
+            "INSERT INTO callback_event (number, slot, seq, contact, kind, created_at, body)
+             VALUES (15550000001, 7, 9, 15550001001, 'error', 5, x'00ff')",
+            "INSERT INTO dead_letter (number, slot, seq, contact, kind, created_at, reason, given_up_at, body)
+             VALUES (15550000001, 7, 8, NULL, 'error', 4, 'answered 500', 6, x'01')",
+        ] {
+            sqlx::query(sql).execute(&store.writer).await.unwrap();
+        }
+        store.migrate().await.unwrap();
+        let (number, slot) = ("15550000001".parse().unwrap(), Slot::new(7).unwrap());
+        let events = store.events(number, EndpointId::MAIN, &[(slot, Seq::ZERO)], 9).await.unwrap();
+        assert_eq!((events[0].seq, events[0].origin, &events[0].body[..]), (Seq::new(9), None, &[0, 255][..]));
+        let after = EventRef { slot: Slot::FIRST, endpoint: EndpointId::MAIN, seq: Seq::ZERO };
+        let page =
+            Page { slots: slot..=slot, after, created_ms: 0..9, contact: None, endpoint: Some(EndpointId::MAIN), limit: 9 };
+        let letters = store.callbacks(number, Queue::Dead, &page).await.unwrap();
+        assert_eq!(letters[0].end, crate::End::GivenUp { reason: "answered 500".to_owned(), at_ms: 6 });
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use estafet_model::{Seq, Slot, WaId};
+use estafet_model::{EndpointId, Seq, Slot, WaId};
 use sqlx::{FromRow, SqlitePool};
 
-use super::commit::positions;
+use super::{callbacks::Event, commit::positions};
 use crate::{
     InboundRow, MessageRow, OwnerRow, SessionRow, StatusRow, StoredEvent,
     decode::{self, storable},
@@ -21,16 +21,6 @@ struct Message {
     id_key: Vec<u8>,
     recipient: i64,
     accepted_at: i64,
-    body: Vec<u8>,
-}
-
-#[derive(FromRow)]
-struct Event {
-    slot: i64,
-    seq: i64,
-    contact: Option<i64>,
-    kind: String,
-    created_at: i64,
     body: Vec<u8>,
 }
 
@@ -115,29 +105,37 @@ pub(super) async fn statuses(reader: &SqlitePool, number: WaId, at: &[(Slot, Seq
     Ok(rows.into_iter().filter_map(|(slot, seq, bits, code, at)| decode::status((slot, seq), bits, code, at)).collect())
 }
 
-pub(super) async fn events(reader: &SqlitePool, number: WaId, after: &[(Slot, Seq)], limit: u32) -> Db<Vec<StoredEvent>> {
+pub(super) async fn events(
+    reader: &SqlitePool,
+    number: WaId,
+    endpoint: EndpointId,
+    after: &[(Slot, Seq)],
+    limit: u32,
+) -> Db<Vec<StoredEvent>> {
     if after.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
     let rows: Vec<Event> = sqlx::query_as(
         "WITH span (slot, seq, last) AS MATERIALIZED (
            SELECT w.value->>0, w.value->>1, (
-             SELECT e.seq FROM callback_event e WHERE e.number = ?1 AND e.slot = w.value->>0 AND e.seq > w.value->>1
+             SELECT e.seq FROM callback_event e
+             WHERE e.number = ?1 AND e.slot = w.value->>0 AND e.endpoint = ?4 AND e.seq > w.value->>1
              ORDER BY e.seq LIMIT 1 OFFSET ?3 - 1)
            FROM json_each(?2) w
          )
-         SELECT e.slot, e.seq, e.contact, e.kind, e.created_at, e.body
+         SELECT e.slot, e.endpoint, e.seq, e.origin, e.contact, e.kind, e.created_at, e.body
          FROM span CROSS JOIN callback_event e
-           ON e.number = ?1 AND e.slot = span.slot AND e.seq > span.seq AND e.seq <= coalesce(span.last, 9223372036854775807)
+           ON e.number = ?1 AND e.slot = span.slot AND e.endpoint = ?4 AND e.seq > span.seq
+             AND e.seq <= coalesce(span.last, 9223372036854775807)
          ORDER BY e.slot, e.seq",
     )
     .bind(number.as_i64())
     .bind(positions(after))
     .bind(i64::from(limit))
+    .bind(i64::from(endpoint.get()))
     .fetch_all(reader)
     .await?;
-    let decoded = rows.into_iter().filter_map(|e| decode::event((e.slot, e.seq), e.contact, e.kind, e.created_at, e.body));
-    Ok(decoded.collect())
+    Ok(rows.into_iter().filter_map(|row| decode::event(row.into())).collect())
 }
 
 pub(super) async fn backlog(reader: &SqlitePool, number: WaId, slots: RangeInclusive<Slot>) -> Db<(u64, u64)> {

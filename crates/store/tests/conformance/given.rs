@@ -1,7 +1,7 @@
 //! What the checks start from: a number, an owner, rows that differ in every column.
 
 use bytes::Bytes;
-use estafet_model::{BootId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, WaId};
 use estafet_store::{Batch, EventRef, Fence, NewEvent, NewInbound, NewMessage, Store};
 
 pub(crate) const NOW: i64 = 1_800_000_000_000;
@@ -62,6 +62,7 @@ pub(crate) fn messages(list: impl IntoIterator<Item = NewMessage>) -> Batch {
 pub(crate) fn event(at: (u32, i64)) -> NewEvent {
     NewEvent {
         slot: slot(at.0),
+        endpoint: EndpointId::MAIN,
         seq: seq(at.1),
         contact: Some(recipient(at.1.unsigned_abs())),
         kind: "status_change",
@@ -71,7 +72,7 @@ pub(crate) fn event(at: (u32, i64)) -> NewEvent {
 }
 
 pub(crate) fn event_at(slot_: u32, seq_: i64) -> EventRef {
-    EventRef { slot: slot(slot_), seq: seq(seq_) }
+    EventRef { slot: slot(slot_), endpoint: EndpointId::MAIN, seq: seq(seq_) }
 }
 
 pub(crate) fn inbound(id: &str) -> NewInbound {

@@ -1,7 +1,7 @@
 //! Claims, fences and holds.
 
 use estafet_model::{Epoch, Shard, ShardCount};
-use estafet_store::{Batch, Error, EventRef, Fence, Holder, SharedStore, StatusRow};
+use estafet_store::{Batch, Error, Fence, Holder, SharedStore, StatusRow};
 use futures::future::join_all;
 
 use crate::given::*;
@@ -73,7 +73,7 @@ pub(crate) async fn a_fenced_commit_writes_nothing(store: SharedStore) {
             error_code: None,
             changed_at_ms: NOW,
         }],
-        events_done: vec![EventRef { slot: slot(7), seq: seq(1) }],
+        events_done: vec![event_at(7, 1)],
         inbound: vec![inbound("in-1")],
         ..messages([message((7, 2), 2)])
     };

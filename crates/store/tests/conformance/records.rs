@@ -1,7 +1,7 @@
 //! What the owner of a shard writes and reads back.
 
 use bytes::Bytes;
-use estafet_model::StatusSet;
+use estafet_model::{EndpointId, StatusSet};
 use estafet_store::{Batch, Committed, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow};
 
 use crate::given::*;
@@ -66,7 +66,9 @@ pub(crate) async fn a_repeated_batch_is_harmless(store: SharedStore) {
         events: vec![event((1, 10))],
         events_done: vec![event_at(1, 8)],
         dead_letters: vec![DeadLetter { event: event_at(1, 9), reason: "too old".to_owned(), at_ms: NOW }],
+        events_kept: vec![],
         requeued: vec![],
+        replayed: vec![],
         letters_dropped: vec![],
         forgotten_messages: vec![(slot(3), seq(1))],
     };
@@ -137,7 +139,9 @@ pub(crate) async fn the_same_row_twice_in_a_batch_takes_the_last(store: SharedSt
         events: vec![event((1, 1)), event((1, 1)), event((1, 2))],
         events_done: vec![event_at(1, 1), event_at(1, 1)],
         dead_letters: vec![DeadLetter { event: event_at(1, 2), reason: "a".to_owned(), at_ms: NOW }; 2],
+        events_kept: vec![],
         requeued: vec![],
+        replayed: vec![],
         letters_dropped: vec![event_at(1, 2), event_at(1, 2)],
         forgotten_messages: vec![(slot(1), seq(9)), (slot(1), seq(9))],
     };
@@ -154,7 +158,7 @@ pub(crate) async fn events_wait_until_done(store: SharedStore) {
     store.commit(&fence, &batch).await.unwrap();
     let events = async |after: &[(u32, i64)], limit| {
         let after: Vec<_> = after.iter().map(|&(s, q)| (slot(s), seq(q))).collect();
-        store.events(number(), &after, limit).await.unwrap()
+        store.events(number(), EndpointId::MAIN, &after, limit).await.unwrap()
     };
     let at = async |after: &[(u32, i64)], limit| places(events(after, limit).await.iter().map(|e| (&e.slot, &e.seq)));
     assert_eq!(at(&[(6, 0), (5, 0)], 2).await, [(5, 3), (6, 1), (6, 2)]);
@@ -176,7 +180,7 @@ pub(crate) async fn dead_letters_leave_the_queue(store: SharedStore) {
     let dead = |event: EventRef| DeadLetter { event, reason: "receiver said 400\0".to_owned(), at_ms: NOW };
     let batch = Batch { dead_letters: vec![dead(event_at(6, 1)), dead(event_at(9, 9))], ..Batch::default() };
     store.commit(&fence, &batch).await.unwrap();
-    let left = store.events(number(), &[(slot(6), seq(0))], 10).await.unwrap();
+    let left = store.events(number(), EndpointId::MAIN, &[(slot(6), seq(0))], 10).await.unwrap();
     assert_eq!(places(left.iter().map(|e| (&e.slot, &e.seq))), [(6, 2)]);
 }
 
@@ -234,7 +238,7 @@ pub(crate) async fn a_large_batch_is_written_whole(store: SharedStore) {
     }
     assert_eq!(store.backlog(number(), fence.slots()).await.unwrap(), (u64::from(count), 0));
     let all: Vec<_> = (0..1024).map(|s| (slot(s), seq(0))).collect();
-    assert_eq!(store.events(number(), &all, 3).await.unwrap().len(), 3 * 1024);
+    assert_eq!(store.events(number(), EndpointId::MAIN, &all, 3).await.unwrap().len(), 3 * 1024);
 }
 
 pub(crate) async fn numbers_do_not_see_each_other(store: SharedStore) {

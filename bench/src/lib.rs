@@ -7,12 +7,13 @@
 //!
 //! * [`options`]: the command line. [`rig`]: database, sandbox, account. [`load`]: the generator.
 //! * [`receiver`]: callbacks. [`cost`]: CPU, commits, log bytes. [`measure`]: one run. [`search`]: the highest rate.
-//! * [`report`]: table, JSON, Markdown. [`backlog`]: callbacks that waited.
+//! * [`report`]: table, JSON, Markdown. [`backlog`]: callbacks that waited. [`media`]: files side by side.
 
 mod backlog;
 mod cost;
 mod load;
 mod measure;
+mod media;
 mod options;
 mod receiver;
 mod report;
@@ -32,6 +33,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.task {
         Task::Load(command) => load(binary, command).await,
         Task::Backlog(options) => backlog::run(&binary, &options).await,
+        Task::Media(options) => media::run(&binary, &options).await,
     }
 }
 

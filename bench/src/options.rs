@@ -23,6 +23,8 @@ pub enum Task {
     Load(Command),
     /// Callbacks that waited for a receiver that was down: rate, order and memory while they drain.
     Backlog(crate::backlog::Options),
+    /// Files uploaded and downloaded side by side: rate, and memory of a transfer.
+    Media(crate::media::Options),
 }
 
 /// What a load is of.

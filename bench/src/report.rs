@@ -108,12 +108,12 @@ impl Report {
     }
 }
 
-fn median(sorted: &[f64]) -> Option<f64> {
+pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
 /// The median, with the lowest and highest value if they differ from it.
-fn spread(sorted: &[f64], digits: usize) -> String {
+pub(crate) fn spread(sorted: &[f64], digits: usize) -> String {
     let show = |value: f64| format!("{value:.digits$}");
     match (median(sorted).map(show), sorted.first(), sorted.last()) {
         (Some(median), Some(low), Some(high)) if sorted.len() > 1 => format!("{median} ({} to {})", show(*low), show(*high)),

@@ -47,6 +47,8 @@ pub enum Action {
         /// Hash of the identity, of any length.
         hash: Bytes,
     },
+    /// Remove files that nobody used for long.
+    CollectMedia,
 }
 
 /// What is to become of callbacks that are over.
@@ -154,6 +156,7 @@ pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
         Wire::AcknowledgeIdentity(acknowledge) => {
             Action::AcknowledgeIdentity { user: user(acknowledge.user)?, hash: acknowledge.hash }
         }
+        Wire::CollectMedia(_) => Action::CollectMedia,
     };
     match &action {
         Action::Submit { recipient: user, .. } | Action::ReadIdentity { user } | Action::AcknowledgeIdentity { user, .. }

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use estafet_harness::{Api, Sandbox, client::until, environment::estafet_binary, files, web::Web};
+use estafet_harness::{Api, Sandbox, client::until, environment::estafet_binary, files, volume, web::Web};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::world::{KERRY, World};
+use crate::world::{ANA, KERRY, World};
 
 /// Type of the message, MIME type, content.
 fn kinds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -268,6 +268,78 @@ async fn a_process_killed_within_an_upload_leaves_nothing_to_see() -> anyhow::Re
         let id = name.split('#').next().unwrap_or_default();
         assert_eq!(admin.call(Method::GET, &format!("/v1/media/{id}"), None).await?.status, 404, "{id}");
     }
+    Ok(())
+}
+
+/// An upload, whatever became of it: the answer's status and code, or the id.
+async fn try_upload(admin: &Api, content: Vec<u8>) -> anyhow::Result<Result<String, (u16, Option<u64>)>> {
+    let answer = admin.request(Method::POST, "/v1/media", Some(("application/pdf", content))).await?;
+    let id = answer.text_at("/media/0/id").map(str::to_owned);
+    Ok(id.ok_or_else(|| (answer.status, answer.error_code())))
+}
+
+#[test]
+fn a_full_volume_refuses_uploads_and_loses_nothing() -> anyhow::Result<()> {
+    /// Five of these have room in 6 MiB, six have not.
+    const SIZE: usize = (1 << 20) + 1;
+    let directory = tempfile::tempdir()?;
+    volume::run(&directory.path().join("media"), 6, async || {
+        let world = World::start_with(Sandbox::options().data_dir(directory.path())).await?;
+        world.retry_soon().await?;
+        let mut stored = Vec::new();
+        let refusal = loop {
+            let content = vec![stored.len() as u8; SIZE];
+            match try_upload(&world.admin, content).await? {
+                Ok(id) => stored.push(id),
+                Err(refusal) => break refusal,
+            }
+        };
+        assert_eq!((refusal, stored.len()), ((500, Some(1005)), 5), "what is left does not hold a sixth");
+        let left = std::fs::read_dir(directory.path().join("media/15550000001"))?.count();
+        assert_eq!(left, stored.len(), "nothing of what was refused stays");
+        // What is left of the volume is filled, so that not even a small file has room.
+        let filler = directory.path().join("media/filler");
+        ensure!(std::fs::write(&filler, vec![9; 2 << 20]).is_err(), "the volume is larger than it should be");
+        assert_eq!(try_upload(&world.admin, vec![9; 4096]).await?, Err((500, Some(1005))));
+        let image = world.admin.request(Method::POST, "/sandbox/files", Some(("image/jpeg", files::jpeg()))).await?.body;
+        let image = world.admin.phone_sends(KERRY, &json!({ "type": "image", "image": image })).await?;
+        let text = world.admin.phone_sends_text(KERRY, "behind the picture").await?;
+        let other = world.admin.phone_sends_text(ANA, "not behind it").await?;
+        world.sink.wait_for_message(&other).await?;
+        assert!(!world.sink.arrivals().iter().any(|arrival| arrival.messages().any(|id| [&image, &text].contains(&&id.to_owned()))));
+        for (n, id) in stored.iter().enumerate().rev() {
+            let path = format!("/v1/media/{id}");
+            let file = world.admin.call(Method::GET, &path, None).await?;
+            assert!(file.status == 200 && file.bytes == vec![n as u8; SIZE], "file {n}");
+            assert_eq!(world.admin.call(Method::DELETE, &path, None).await?.status, 200);
+        }
+        let picture = world.sink.wait_for_message(&image).await?;
+        assert!(picture.event["messages"][0]["image"]["id"].is_string(), "{}", picture.event);
+        assert!(world.sink.wait_for_message(&text).await?.n > picture.n, "in order");
+        assert!(try_upload(&world.admin, vec![1; SIZE]).await?.is_ok());
+        Ok(())
+    })
+}
+
+#[tokio::test]
+async fn a_collection_is_asked_for_and_its_end_is_told() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let kept = world.admin.upload("image/jpeg", files::jpeg()).await?;
+    let media = world.sandbox.data_dir().join("media/15550000001");
+    // What a process left that was killed days ago.
+    let forgotten = media.join("5f0c3ad2-46a5-4c3b-8a43-5a4a8a1f0001#1");
+    std::fs::write(&forgotten, "half")?;
+    let touched = Command::new("touch").args(["-d", "3 days ago"]).arg(&forgotten).status().await?;
+    ensure!(touched.success(), "touch failed");
+    let path = "/v1/services/media/gc";
+    let answer = world.admin.call(Method::PUT, path, None).await?;
+    assert_eq!((answer.status, &answer.body["services"]), (200, &json!({ "media": { "gc": { "status": "processing" } } })));
+    let told = world.sink.wait_for_one(|arrival| arrival.event.get("services").is_some()).await?.event;
+    assert_eq!(told, json!({ "services": [{ "media": { "gc": { "items_deleted": 1, "status": "complete" } } }] }));
+    assert!(!forgotten.exists());
+    assert_eq!(world.admin.call(Method::GET, &format!("/v1/media/{kept}"), None).await?.status, 200);
+    let agent = world.admin.create_user("agent", "Ag3nt!pass").await?;
+    assert_eq!(agent.call(Method::PUT, path, None).await?.status, 403);
     Ok(())
 }
 

@@ -49,13 +49,13 @@ impl Files {
         length > self.limit
     }
 
-    /// Takes a file of this type; its id.
+    /// Takes a file of this type.
     pub(crate) async fn take(
         &self,
         number: WaId,
         content_type: Option<&str>,
         source: &mut impl Source,
-    ) -> Result<Uuid, ApiError> {
+    ) -> Result<MediaRow, ApiError> {
         let mime_type = uploadable(content_type)?;
         let _place = self.uploads.try_acquire().map_err(|_| ApiError::new(Code::Overloaded, "Too many uploads at once"))?;
         let head = self.head(source).await?;
@@ -80,7 +80,7 @@ impl Files {
         let row =
             MediaRow { id, mime_type, sha256: written.sha256, size: written.size, created_at_ms: now_ms, used_at_ms: now_ms };
         self.store.put_media(number, &row).await.map_err(|error| store_failure("store a file", &error))?;
-        Ok(id)
+        Ok(row)
     }
 
     /// Enough of the beginning to see what it is.

@@ -16,11 +16,17 @@ pub(crate) struct Metrics {
     connections: UpDownCounter<i64>,
     fallback_policies: Counter<u64>,
     map_epochs: Gauge<u64>,
+    uploads: Counter<u64>,
+    uploaded_bytes: Counter<u64>,
+    downloads: Counter<u64>,
+    downloaded_bytes: Counter<u64>,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Self {
         let meter = estafet_runtime::metrics::meter("webapp");
+        let counter =
+            |name: &'static str, description: &'static str| meter.u64_counter(name).with_description(description).build();
         Self {
             requests: meter.u64_counter("webapp_requests").with_description("Requests answered").build(),
             duration: meter
@@ -38,6 +44,10 @@ impl Metrics {
                 .u64_gauge("webapp_map_epochs")
                 .with_description("Sum of the epochs of the shard map; all webapps tell the same unless one is behind (I12)")
                 .build(),
+            uploads: counter("media_uploads", "Files uploaded and stored"),
+            uploaded_bytes: counter("media_uploaded_bytes", "Bytes of these files"),
+            downloads: counter("media_downloads", "Downloads of files, or of ranges, that were begun"),
+            downloaded_bytes: counter("media_downloaded_bytes", "Bytes that were asked for by these"),
         }
     }
 
@@ -56,6 +66,18 @@ impl Metrics {
     /// Requests began (or, negative, ceased) to be held.
     pub(crate) fn held(&self, change: i64) {
         self.held.add(change, &[]);
+    }
+
+    /// A file of so many bytes was uploaded and stored.
+    pub(crate) fn uploaded(&self, bytes: u64) {
+        self.uploads.add(1, &[]);
+        self.uploaded_bytes.add(bytes, &[]);
+    }
+
+    /// A download of so many bytes begins.
+    pub(crate) fn downloads(&self, bytes: u64) {
+        self.downloads.add(1, &[]);
+        self.downloaded_bytes.add(bytes, &[]);
     }
 
     /// A template message asked for the policy `fallback`.

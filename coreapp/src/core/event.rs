@@ -179,6 +179,17 @@ pub fn error(code: Code, details: &str, errors_url: Option<&str>) -> Bytes {
     to_bytes(&json!({ "errors": [ErrorEntry::new(code, details, errors_url)] }))
 }
 
+/// The body that tells the end of a collection of media (spec/health-and-stats.md §6).
+pub fn media_collected(removed: u64, is_complete: bool, errors_url: Option<&str>) -> Bytes {
+    let status = if is_complete { "complete" } else { "failed" };
+    let mut gc = Map::from_iter([("items_deleted".to_owned(), json!(removed)), ("status".to_owned(), json!(status))]);
+    if !is_complete {
+        let error = ErrorEntry::new(Code::Internal, "Could not delete media files", errors_url);
+        gc.insert("errors".to_owned(), json!([error]));
+    }
+    to_bytes(&json!({ "services": [{ "media": { "gc": gc } }] }))
+}
+
 fn contact(sender: WaId, profile_name: &str) -> Value {
     if profile_name.is_empty() {
         json!({ "wa_id": sender })
@@ -395,6 +406,15 @@ mod tests {
             assert_eq!(body["messages"][0]["errors"][0]["code"], 501);
             assert_eq!(body["contacts"], json!([{"wa_id": "16315551234"}]));
         }
+    }
+
+    #[test]
+    fn the_end_of_a_collection_tells_what_was_removed_and_whether_something_failed() {
+        let complete = json!({"services": [{"media": {"gc": {"items_deleted": 3, "status": "complete"}}}]});
+        assert_eq!(parse(&media_collected(3, true, None)), complete);
+        let error = json!({"code": 1014, "title": "Internal error", "details": "Could not delete media files"});
+        let failed = json!({"services": [{"media": {"gc": {"items_deleted": 1, "status": "failed", "errors": [error]}}}]});
+        assert_eq!(parse(&media_collected(1, false, None)), failed);
     }
 
     #[test]

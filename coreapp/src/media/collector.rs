@@ -2,7 +2,8 @@
 //! (spec/media.md §6). The owner of a number's first shard does it, at random moments some hours apart.
 //!
 //! Accepting a message counts as use, so a file that a queued message needs goes with it only after 30 days.
-//! Bytes that an upload left without a row, because its process died, are removed after a day, always.
+//! Bytes that an upload left without a row or without a name, because its process died, are removed after a day,
+//! always.
 
 use std::time::Duration;
 
@@ -24,6 +25,15 @@ const AT_ONCE: u32 = 1000;
 /// Pause between two collections, in seconds.
 const PAUSE_S: std::ops::Range<u64> = 2 * 3600..6 * 3600;
 
+/// The end of a collection that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// Files that were removed.
+    pub removed: u64,
+    /// Whether it came to its end; else something failed, which is in the log.
+    pub is_complete: bool,
+}
+
 impl Courier {
     /// Collects now and then until the shard is over.
     pub(crate) async fn collect_now_and_then(self, number: WaId, settings: watch::Receiver<Versioned>, over: CancellationToken) {
@@ -34,39 +44,54 @@ impl Courier {
                 () = tokio::time::sleep(pause) => {}
             }
             let is_on = settings.borrow().settings.garbagecollector_enable.media;
-            match self.collect(number, is_on).await {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(%number, count, "unused files removed"),
-                Err(error) => tracing::warn!(%number, error, "unused files could not be removed"),
+            let mut count = 0;
+            if let Err(error) = self.collect(number, is_on, &mut count).await {
+                tracing::warn!(%number, error, "unused files could not be removed");
+            }
+            if count > 0 {
+                tracing::info!(%number, count, "unused files removed");
             }
         }
     }
 
-    /// Removes what may go; how many files.
-    async fn collect(&self, number: WaId, is_on: bool) -> Result<u64, String> {
+    /// Removes files that were not used for 30 days, whatever the settings say, and what nobody can see.
+    pub(crate) async fn collect_now(&self, number: WaId) -> Collected {
+        let mut removed = 0;
+        let problem = self.collect(number, true, &mut removed).await.err();
+        if let Some(problem) = &problem {
+            tracing::warn!(%number, problem, "unused files could not be removed");
+        }
+        Collected { removed, is_complete: problem.is_none() }
+    }
+
+    /// Removes what may go, and counts it.
+    async fn collect(&self, number: WaId, is_on: bool, count: &mut u64) -> Result<(), String> {
         let now_ms = self.0.clock.now_ms();
-        let mut count = if is_on { self.remove_unused(number, now_ms - UNUSED_MS).await? } else { 0 };
+        if is_on {
+            self.remove_unused(number, now_ms - UNUSED_MS, count).await?;
+        }
+        let left = self.0.blobs.remove_left(number, now_ms - UNNAMED_MS).await;
+        *count += left.map_err(|error| error.to_string())?;
         for (id, written_at_ms) in self.0.blobs.list(number).await.map_err(|error| error.to_string())? {
             let is_old = now_ms - written_at_ms > UNNAMED_MS;
             if is_old && self.0.store.media(number, id).await.map_err(|error| error.to_string())?.is_none() {
-                count += 1;
                 self.0.blobs.delete(number, id).await.map_err(|error| error.to_string())?;
+                *count += 1;
             }
         }
-        Ok(count)
+        Ok(())
     }
 
-    async fn remove_unused(&self, number: WaId, before_ms: i64) -> Result<u64, String> {
-        let mut count = 0;
+    async fn remove_unused(&self, number: WaId, before_ms: i64, count: &mut u64) -> Result<(), String> {
         loop {
             let removed = self.0.store.delete_unused_media(number, before_ms, AT_ONCE).await;
             let removed = removed.map_err(|error| error.to_string())?;
             if removed.is_empty() {
-                return Ok(count);
+                return Ok(());
             }
             for id in removed {
-                count += 1;
                 self.0.blobs.delete(number, id).await.map_err(|error| error.to_string())?;
+                *count += 1;
             }
         }
     }
@@ -110,9 +135,11 @@ mod tests {
             ids.push(id);
         }
         let unnamed = write(&blobs, number).await;
-        assert_eq!(courier.collect(number, false).await, Ok(0));
-        assert_eq!(blobs.list(number).await.unwrap().len(), 4);
-        assert_eq!(courier.collect(number, true).await, Ok(2));
+        let mut count = 0;
+        courier.collect(number, false, &mut count).await.unwrap();
+        assert_eq!((count, blobs.list(number).await.unwrap().len()), (0, 4));
+        // Asked for, it does not matter whether it is on.
+        assert_eq!(courier.collect_now(number).await, Collected { removed: 2, is_complete: true });
         let mut left: Vec<Uuid> = blobs.list(number).await.unwrap().into_iter().map(|(id, _)| id).collect();
         let mut expected = vec![ids[2], unnamed];
         left.sort_unstable();

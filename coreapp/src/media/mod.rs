@@ -29,9 +29,11 @@ use estafet_upstream::{
 };
 use futures::StreamExt as _;
 use lru::LruCache;
+use opentelemetry::{KeyValue, metrics::Counter};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
+pub use collector::Collected;
 pub(crate) use inbound::{KIND, waits};
 
 /// Files on their way at a time, in one process; each takes less than 2 MiB.
@@ -53,6 +55,7 @@ struct Parts {
     fetcher: Fetcher,
     places: Semaphore,
     copies: Mutex<LruCache<(WaId, Uuid), (Attachment, i64)>>,
+    links: Counter<u64>,
 }
 
 impl std::fmt::Debug for Courier {
@@ -71,13 +74,19 @@ impl Courier {
     ) -> Result<Self, guard::Error> {
         let fetcher = Fetcher::new(Arc::new(SystemResolver), links)?;
         let (places, copies) = (Semaphore::new(AT_A_TIME), Mutex::new(LruCache::new(REMEMBERED)));
-        Ok(Self(Arc::new(Parts { store, blobs, upstream, clock, fetcher, places, copies })))
+        let meter = estafet_runtime::metrics::meter("coreapp");
+        let links = meter.u64_counter("media_links").with_description("Links of messages, by result").build();
+        Ok(Self(Arc::new(Parts { store, blobs, upstream, clock, fetcher, places, copies, links })))
     }
 
     fn known_copy(&self, number: WaId, id: Uuid) -> Option<Attachment> {
         let copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner).get(&(number, id)).cloned();
         let (copy, left_at_ms) = copies?;
         (self.0.clock.now_ms() - left_at_ms < USED_AGAIN_MS).then_some(copy)
+    }
+
+    fn count_link(&self, result: &'static str) {
+        self.0.links.add(1, &[KeyValue::new("result", result)]);
     }
 
     fn remember(&self, number: WaId, id: Uuid, copy: &Attachment) {

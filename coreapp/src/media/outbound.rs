@@ -99,10 +99,14 @@ impl Courier {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 Err(Link::Failed(error)) => {
+                    self.count_link("failed");
                     return Err(Failure::Final(format!("Request for url {link} failed with error: {error}")));
                 }
                 Err(Link::Network(failure)) => return Err(failure),
-                Ok(copy) => return Ok(copy),
+                Ok(copy) => {
+                    self.count_link("fetched");
+                    return Ok(copy);
+                }
             }
         }
     }

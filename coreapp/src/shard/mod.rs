@@ -131,6 +131,8 @@ pub struct Shard {
     /// Posts to open.
     posts: Vec<Post>,
     reported: HashMap<String, i64>,
+    /// Whether files are being collected because somebody asked for it.
+    collecting_media: bool,
     metrics: metrics::Metrics,
 }
 
@@ -172,6 +174,7 @@ impl Shard {
             next_query: 0,
             posts: Vec::new(),
             reported: HashMap::new(),
+            collecting_media: false,
             metrics: metrics::Metrics::new(),
             now,
             now_ms,
@@ -210,6 +213,7 @@ impl Shard {
             Input::InboundFound(reply, row) => self.inbound_found(reply, row),
             Input::Connected(result) => self.connected(result),
             Input::FilesPrepared(at, prepared) => self.files_prepared(at, prepared),
+            Input::MediaCollected(collected) => self.media_collected(collected),
         }
     }
 
@@ -333,6 +337,7 @@ impl Shard {
             Action::CheckContacts { wa_ids } => self.check_contacts(wa_ids, reply),
             Action::ReadIdentity { user } => self.read_identity(user, reply),
             Action::AcknowledgeIdentity { user, hash } => self.acknowledge_identity(user, &hash, reply),
+            Action::CollectMedia => self.collect_media(reply),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::handing::Raised;
 use crate::{
     callbacks::Posted,
     core::{files::Prepared, handoff::Target},
+    media::Collected,
     request::{Reply, ShardRequest},
     settings::Versioned,
 };
@@ -63,6 +64,8 @@ pub enum Input {
     InboundFound(Reply, Option<InboundRow>),
     /// The end of [`Order::PrepareFiles`].
     FilesPrepared((Slot, Seq), Prepared),
+    /// The end of [`Order::CollectMedia`].
+    MediaCollected(Collected),
     /// The end of [`Order::Connect`].
     Connected(Result<(), ConnectError>),
 }
@@ -108,6 +111,8 @@ pub enum Order {
     },
     /// Leave the files of a message with the network.
     PrepareFiles(MessageRow),
+    /// Remove files that nobody used for long.
+    CollectMedia,
     /// Drop the connection, if there is one, and make another.
     Connect {
         /// Without the pause that follows a failure.

@@ -8,7 +8,8 @@ use estafet_upstream::Command;
 
 use super::{Answered, Order, Shard, Upline};
 use crate::{
-    core::pending::Effect,
+    core::{event, pending::Effect},
+    media::Collected,
     request::{Move, Reply, done, not_owner, overloaded, refused},
 };
 
@@ -87,6 +88,25 @@ impl Shard {
                 on_network.into_iter().map(|wa_id| v1::ContactState { wa_id: wa_id.as_u64(), on_network: true }).collect();
             reply.send(v1::outcome::Result::Contacts(v1::ContactStates { contacts }));
         }
+    }
+
+    /// Begins to remove files that nobody used for long; one collection at a time.
+    pub(super) fn collect_media(&mut self, reply: Reply) {
+        if self.collecting_media {
+            return reply.send(refused(&ApiError::new(Code::InvalidRequest, "A collection of media is under way")));
+        }
+        self.collecting_media = true;
+        self.orders.push(Order::CollectMedia);
+        reply.send(done());
+    }
+
+    /// Tells the end of [`Self::collect_media`].
+    pub(super) fn media_collected(&mut self, collected: Collected) {
+        self.collecting_media = false;
+        let (slot, now_ms) = (*self.fence.slots().start(), self.now_ms);
+        let errors_url = self.settings.settings.webhooks.errors_url.as_deref();
+        let body = event::media_collected(collected.removed, collected.is_complete, errors_url);
+        self.event(slot, None, "services", now_ms, body);
     }
 }
 

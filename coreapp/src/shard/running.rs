@@ -215,6 +215,10 @@ impl Runner {
                 Input::InboundFound(reply, rows.into_iter().next())
             }),
             Order::PrepareFiles(message) => self.prepare_files(message),
+            Order::CollectMedia => {
+                let courier = self.context.courier.clone();
+                self.job(async move { Input::MediaCollected(courier.collect_now(number).await) });
+            }
             Order::Connect { at_once } => {
                 self.link = None;
                 let delay = if at_once { Duration::ZERO } else { self.backoff.next_delay() };

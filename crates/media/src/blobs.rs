@@ -4,7 +4,13 @@
 //! and synced (a directory) or completed (a bucket); a process that dies before that leaves nothing that can be
 //! read. Names are `NUMBER/ID`, one plain file each.
 
-use std::{io::SeekFrom, ops::Range, path::Path as FilePath, sync::Arc};
+use std::{
+    io::{ErrorKind, SeekFrom},
+    ops::Range,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+    time::UNIX_EPOCH,
+};
 
 use bytes::{Bytes, BytesMut};
 use estafet_model::WaId;
@@ -22,8 +28,8 @@ use crate::ByteStream;
 
 /// Bytes of a part of a file in a directory.
 const FILE_PART: usize = 512 * 1024;
-/// Bytes of a part in a bucket, where all but the last must have 5 MiB.
-const BUCKET_PART: usize = 8 * 1024 * 1024;
+/// Bytes of a part in a bucket: all but the last must have at least these.
+const BUCKET_PART: usize = 5 * 1024 * 1024;
 /// Bytes read from a file at once.
 const READ: usize = 256 * 1024;
 
@@ -86,6 +92,8 @@ pub enum Error {
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
     part: usize,
+    /// Where the files are, if this is a directory.
+    directory: Option<PathBuf>,
 }
 
 impl Blobs {
@@ -114,7 +122,7 @@ impl Blobs {
             builder = builder.with_secret_access_key(secret);
         }
         let store = PrefixStore::new(builder.build().map_err(failed)?, prefix);
-        Ok(Self { store: Arc::new(store), part: BUCKET_PART })
+        Ok(Self { store: Arc::new(store), part: BUCKET_PART, directory: None })
     }
 
     /// Opens a directory, made if absent.
@@ -124,7 +132,7 @@ impl Blobs {
             |error: std::io::Error| failed(object_store::Error::Generic { store: "directory", source: Box::new(error) });
         std::fs::create_dir_all(directory).map_err(generic)?;
         let store = LocalFileSystem::new_with_prefix(directory).map_err(failed)?.with_fsync(true);
-        Ok(Self { store: Arc::new(store), part: FILE_PART })
+        Ok(Self { store: Arc::new(store), part: FILE_PART, directory: Some(directory.to_owned()) })
     }
 
     /// Writes and removes a file, so that a store that cannot be written is found at start.
@@ -183,6 +191,40 @@ impl Blobs {
         }
         Ok(files)
     }
+
+    /// Removes what processes that were killed left of the files of a number, written before this time
+    /// (milliseconds since 1970); how many. A bucket does it by a lifecycle rule of its own.
+    pub async fn remove_left(&self, number: WaId, before_ms: i64) -> Result<u64, Error> {
+        let Some(directory) = &self.directory else { return Ok(0) };
+        let mut entries = match tokio::fs::read_dir(directory.join(number.to_string())).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error.into()),
+        };
+        let mut count = 0;
+        while let Some(entry) = entries.next_entry().await? {
+            if !entry.file_name().to_str().is_some_and(is_unfinished) {
+                continue;
+            }
+            // Somebody else may be faster, or finish the file.
+            let Ok(written) = entry.metadata().await.and_then(|meta| meta.modified()) else { continue };
+            let written_ms = written.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+            if i128::try_from(written_ms).is_ok_and(|written_ms| written_ms < i128::from(before_ms)) {
+                match tokio::fs::remove_file(entry.path()).await {
+                    Ok(()) => count += 1,
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Whether this is the name of a file in the making: `ID#N`.
+fn is_unfinished(name: &str) -> bool {
+    name.split_once('#')
+        .is_some_and(|(id, n)| Uuid::try_parse(id).is_ok() && !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn path(number: WaId, id: Uuid) -> Path {
@@ -337,6 +379,32 @@ mod tests {
             assert_eq!(content(&blobs, id, 0..1).await, None);
         }
         assert!(blobs.list(number()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_left_is_removed_when_it_is_old_and_nothing_else_is() {
+        let (blobs, directory) = blobs();
+        assert_eq!(blobs.remove_left(number(), i64::MAX).await.unwrap(), 0, "no directory yet");
+        let (whole, begun) = (Uuid::new_v4(), Uuid::new_v4());
+        blobs.create(number(), whole).await.unwrap().finish().await.unwrap();
+        let mut killed = blobs.create(number(), begun).await.unwrap();
+        killed.write(Bytes::from(vec![1; 2 * FILE_PART])).await.unwrap();
+        let within = directory.path().join("15550000001");
+        std::fs::write(within.join("notes#1"), "by hand").unwrap();
+        let names = || {
+            let entries = std::fs::read_dir(&within).unwrap();
+            let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort_unstable();
+            names
+        };
+        let before = names();
+        assert!(before.iter().any(|name| name.starts_with(&format!("{begun}#"))), "{before:?}");
+        assert_eq!(blobs.remove_left(number(), 1000).await.unwrap(), 0, "younger");
+        assert_eq!(names(), before);
+        assert_eq!(blobs.remove_left(number(), i64::MAX).await.unwrap(), 1);
+        let mut expected = vec![whole.to_string(), "notes#1".to_owned()];
+        expected.sort_unstable();
+        assert_eq!(names(), expected);
     }
 
     #[tokio::test]

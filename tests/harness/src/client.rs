@@ -158,6 +158,18 @@ impl Api {
         finish(request.header("Authorization", self.authorization.as_deref().unwrap_or_default())).await
     }
 
+    /// Reads what is at a path to its end and forgets it; how many bytes there were.
+    pub async fn drain(&self, path: &str) -> anyhow::Result<u64> {
+        let request = self.http.get(format!("{}{path}", self.base_url)).timeout(crate::PATIENCE * 10);
+        let authorization = self.authorization.as_deref().unwrap_or_default();
+        let mut response = request.header("Authorization", authorization).send().await?.error_for_status()?;
+        let mut size = 0;
+        while let Some(piece) = response.chunk().await? {
+            size += piece.len() as u64;
+        }
+        Ok(size)
+    }
+
     /// An upload whose body comes in pieces, whatever its outcome.
     pub fn begin_upload(
         &self,

@@ -7,6 +7,7 @@
 //! * [`proxy`]: stands between two processes and does to their connections what networks do.
 //!   [`roads`]: one between any two processes of a cluster. [`network`]: the kernel loses packets instead.
 //! * [`load`]: senders that go on through faults. [`verdict`]: what must hold afterwards.
+//! * [`volume`]: a small volume that can be filled.
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
 //!
 //! Everything listens on a port of its own on loopback and lives in a temporary directory. Nothing here sleeps:
@@ -30,6 +31,7 @@ pub mod sandbox;
 pub mod sink;
 pub mod vectors;
 pub mod verdict;
+pub mod volume;
 pub mod web;
 
 pub use client::{Answer, Api, Message};

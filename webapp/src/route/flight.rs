@@ -82,7 +82,12 @@ pub fn weight(request: &v1::Request) -> usize {
         Some(v1::request::Action::MarkRead(mark)) => mark.message_id.len(),
         Some(v1::request::Action::CheckContacts(check)) => 10 * check.wa_ids.len(),
         Some(v1::request::Action::MoveCallbacks(moved)) => 8 * moved.seqs.len(),
-        Some(v1::request::Action::ReadIdentity(_) | v1::request::Action::AcknowledgeIdentity(_)) | None => 0,
+        Some(
+            v1::request::Action::ReadIdentity(_)
+            | v1::request::Action::AcknowledgeIdentity(_)
+            | v1::request::Action::CollectMedia(_),
+        )
+        | None => 0,
     }
 }
 

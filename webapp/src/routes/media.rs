@@ -36,7 +36,7 @@ pub(super) async fn upload(app: Arc<App>, mut call: Call) -> Outcome {
     }
     let body = std::mem::replace(&mut call.body, Body::empty());
     let content_type = text(header::CONTENT_TYPE);
-    let id = if content_type.is_some_and(|value| mime::essence(value) == "multipart/form-data") {
+    let row = if content_type.is_some_and(|value| mime::essence(value) == "multipart/form-data") {
         let (content_type, mut part) = file_part(content_type.unwrap_or_default(), body, patience).await?;
         app.files.take(number, content_type.as_deref(), &mut part).await?
     } else {
@@ -49,7 +49,8 @@ pub(super) async fn upload(app: Arc<App>, mut call: Call) -> Outcome {
             }
         }
     };
-    Ok(Answer::ok(&json!({ "media": [{ "id": id }] })))
+    app.metrics.uploaded(row.size);
+    Ok(Answer::ok(&json!({ "media": [{ "id": row.id }] })))
 }
 
 /// Reads what is left of a refused body: who still writes when the connection closes may never see the answer.
@@ -140,6 +141,7 @@ pub(super) async fn download(app: Arc<App>, mut call: Call) -> Outcome {
         None => (StatusCode::OK, 0..row.size),
     };
     let Some(stream) = app.files.read(number, &row, bytes.clone()).await? else { return Ok(not_found()) };
+    app.metrics.downloads(bytes.end - bytes.start);
     let mut response = Response::new(Body::from_stream(stream.boxed()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -10,6 +10,7 @@ mod login;
 mod media;
 mod messages;
 mod providers;
+mod services;
 mod settings;
 mod shards;
 mod users;
@@ -158,6 +159,13 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
         (
             "/v1/settings/application/media/providers",
             vec![(M::GET, Admin, Others, handler(providers::list)), (M::POST, Admin, Others, handler(providers::put))],
+        ),
+        (
+            "/v1/services/media/gc",
+            vec![
+                (M::PUT, Admin, Others, handler(services::collect_media)),
+                (M::POST, Admin, Others, handler(services::collect_media)),
+            ],
         ),
         ("/v1/settings/application/media/providers/{name}", vec![(M::DELETE, Admin, Others, handler(providers::delete))]),
         ("/metrics", vec![(M::GET, open_metrics, Free, handler(health::metrics))]),

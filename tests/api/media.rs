@@ -306,7 +306,9 @@ fn a_full_volume_refuses_uploads_and_loses_nothing() -> anyhow::Result<()> {
         let text = world.admin.phone_sends_text(KERRY, "behind the picture").await?;
         let other = world.admin.phone_sends_text(ANA, "not behind it").await?;
         world.sink.wait_for_message(&other).await?;
-        assert!(!world.sink.arrivals().iter().any(|arrival| arrival.messages().any(|id| [&image, &text].contains(&&id.to_owned()))));
+        assert!(
+            !world.sink.arrivals().iter().any(|arrival| arrival.messages().any(|id| [&image, &text].contains(&&id.to_owned())))
+        );
         for (n, id) in stored.iter().enumerate().rev() {
             let path = format!("/v1/media/{id}");
             let file = world.admin.call(Method::GET, &path, None).await?;

@@ -31,7 +31,7 @@ impl Shard {
         match action {
             Action::Submit { recipient, .. } => self.settings.settings.show_security_notifications.then_some(*recipient),
             Action::ReadIdentity { user } | Action::AcknowledgeIdentity { user, .. } => Some(*user),
-            Action::MarkRead { .. } | Action::MoveCallbacks { .. } | Action::CheckContacts { .. } => None,
+            Action::MarkRead { .. } | Action::MoveCallbacks { .. } | Action::CheckContacts { .. } | Action::CollectMedia => None,
         }
     }
 

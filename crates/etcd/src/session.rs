@@ -30,17 +30,20 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            ttl: Duration::from_secs(TTL_SECS.unsigned_abs()),
-            renew: Duration::from_millis(500),
-            deadline: Duration::from_millis(300),
-            trust: Duration::from_secs(1),
-            pause: Duration::from_millis(50),
-        }
+        Self::REAL
     }
 }
 
 impl Timing {
+    /// By a clock that is right.
+    pub const REAL: Self = Self {
+        ttl: Duration::from_secs(TTL_SECS.unsigned_abs()),
+        renew: Duration::from_millis(500),
+        deadline: Duration::from_millis(300),
+        trust: Duration::from_secs(1),
+        pause: Duration::from_millis(50),
+    };
+
     /// The same by a clock that needs so many seconds for 100: a simulation's way to make clocks differ.
     #[must_use]
     pub fn at_pace(self, percent: u32) -> Self {

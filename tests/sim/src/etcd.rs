@@ -2,13 +2,15 @@
 //! not renewed ends three seconds later. The real client and the real election are
 //! tested against a real etcd (`master/tests`).
 
+use estafet_etcd::Timing;
+
 use crate::{
     messages::Body,
-    world::{Place, SECOND, Time, What, World},
+    world::{Place, SECOND, Time, What, World, micros},
 };
 
 /// How long a lease lives without renewal.
-const TTL: Time = 2 * SECOND;
+const TTL: Time = micros(Timing::REAL.ttl);
 
 #[derive(Default)]
 pub(crate) struct Etcd {

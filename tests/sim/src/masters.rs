@@ -8,20 +8,21 @@ use std::collections::BTreeMap;
 
 use estafet_coreapp::Target;
 use estafet_master::core::{Core, Effect, Event, MapEntry, Record, Redial, placement::ShardKey, resharding::Shape};
+use estafet_etcd::Timing;
 use estafet_model::BootId;
 use estafet_proto::v1;
 use estafet_store::Fence;
 
 use crate::{
     messages::{Body, Order},
-    world::{MS, Place, SECOND, Time, Timer, What, World},
+    world::{MS, Place, SECOND, Time, Timer, What, World, micros},
 };
 
 const TICK: Time = 50 * MS;
-const RENEW: Time = 500 * MS;
-const DEADLINE: Time = 300 * MS;
+const RENEW: Time = micros(Timing::REAL.renew);
+const DEADLINE: Time = micros(Timing::REAL.deadline);
 /// How long a candidate believes in a lease.
-const TTL: Time = 2 * SECOND;
+const TTL: Time = micros(Timing::REAL.ttl);
 /// How long the database may take.
 const DATABASE: Time = 2 * SECOND;
 /// How long a broken stream may take to come back.

@@ -23,6 +23,11 @@ pub(crate) type Time = u64;
 
 pub(crate) const MS: Time = 1_000;
 pub(crate) const SECOND: Time = 1_000 * MS;
+
+/// A duration of the product as the simulator counts it.
+pub(crate) const fn micros(duration: std::time::Duration) -> Time {
+    duration.as_micros() as Time
+}
 /// Wall clock at the beginning, milliseconds since 1970.
 pub(crate) const BEGAN_MS: i64 = 1_790_000_000_000;
 

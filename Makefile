@@ -31,7 +31,7 @@ test: setup ## Run all tests, with a PostgreSQL and a MariaDB of their own
 	else echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
 	$(CARGO) test --workspace --no-fail-fast $(ARGS); fi
 
-sim-nightly: ## Simulate a cluster under faults with 100,000 seeds, the election with 2,000 (hours; make test does 1,000 and 40)
+sim-nightly: ## Simulate a cluster under faults with 100,000 seeds, the election with 2,000 (hours; make test does 1,000 and 24)
 	@$(CARGO) run -p estafet-sim -- --count 100000 $(ARGS)
 	@$(CARGO) run -p estafet-sim-etcd -- --count 2000
 

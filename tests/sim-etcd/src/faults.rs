@@ -15,7 +15,9 @@ pub(crate) const NODES: usize = 2;
 pub(crate) enum Fault {
     /// A process dies, and begins again afterwards.
     Crash(String),
-    /// The same of etcd, which comes back without its data.
+    /// A host is lost with its process: nobody answers, not even to refuse.
+    Lose(String),
+    /// etcd dies and comes back without its data.
     Wipe,
     /// Nothing passes between two.
     Cut(String, String),
@@ -84,8 +86,9 @@ fn some_fault(rng: &mut SmallRng) -> Fault {
         _ => master.clone(),
     };
     let etcd = ETCD.to_owned();
-    match rng.random_range(0..14) {
+    match rng.random_range(0..15) {
         0..3 => Fault::Crash(other),
+        14 => Fault::Lose(other),
         3 | 4 => Fault::Crash(etcd),
         5 => Fault::Wipe,
         6 | 7 => Fault::Cut(other, etcd),

@@ -64,47 +64,12 @@ impl Violation {
     }
 }
 
-/// One run.
+/// One run. In a process that did nothing before, a seed is always the same run: the order in which tokio drops the tasks of
+/// a process that dies follows from numbers that count on through the whole life of the simulator's process.
 pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Summary, Violation> {
     let mut world = world::World::new(seed, mutation);
     match world.run() {
         Ok(()) => Ok(world.summary()),
         Err(what) => Err(Violation { seed, what, trace: world.summary().trace, mutation }),
     }
-}
-
-/// Runs of these seeds, `threads` at a time; the sum, or the first violation.
-pub fn run_many(seeds: std::ops::Range<u64>, threads: usize, mutation: Option<Mutation>) -> Result<Summary, Violation> {
-    use std::sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    };
-    let (next, outcome) = (AtomicU64::new(seeds.start), Mutex::new(Ok(Summary::default())));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let ran = run(seed, mutation);
-                    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                    match (&mut *outcome, ran) {
-                        (Ok(sum), Ok(one)) => {
-                            sum.terms += one.terms;
-                            sum.claims += one.claims;
-                            sum.writes += one.writes;
-                        }
-                        (Ok(_), Err(violation)) => *outcome = Err(violation),
-                        (Err(_), _) => {}
-                    }
-                    if outcome.is_err() {
-                        next.store(seeds.end, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-    });
-    outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! One run: the hosts, the faults as their times come, the rules after every step, and the end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,6 +13,7 @@ use estafet_master::{
 };
 use estafet_model::BootId;
 use estafet_runtime::Tasks;
+use futures::future::{Either, Pending, pending};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tokio::sync::watch;
 use turmoil::Sim;
@@ -43,6 +44,8 @@ const WELL: Duration = Duration::from_secs(3);
 /// The same when a leader dies and everything else is well: its standby notices.
 const FOLLOWED: Duration = Duration::from_millis(1500);
 
+type Dead = Arc<Mutex<BTreeSet<String>>>;
+
 pub(crate) struct World {
     seed: u64,
     mutation: Option<Mutation>,
@@ -51,8 +54,8 @@ pub(crate) struct World {
     planned: Vec<Planned>,
     active: Vec<Planned>,
     cuts: Cuts,
-    /// Processes that are dead.
-    down: Vec<String>,
+    /// Hosts whose process is dead.
+    dead: Dead,
     /// Since when nothing is wrong.
     calm_since: Duration,
     led_at: Duration,
@@ -79,7 +82,7 @@ impl World {
             planned,
             active: Vec::new(),
             cuts: Cuts::default(),
-            down: Vec::new(),
+            dead: Dead::default(),
             calm_since: Duration::ZERO,
             led_at: Duration::ZERO,
             followed_by: None,
@@ -115,38 +118,39 @@ impl World {
     }
 
     fn start_hosts(&mut self, sim: &mut Sim<'_>) {
-        let state = self.state.clone();
+        let (state, dead) = (self.state.clone(), self.dead.clone());
         sim.host(ETCD, move || {
             let state = state.clone();
-            async move { Ok(serve(state).await?) }
+            unless_dead(&dead, ETCD, move || async move { Ok(serve(state).await?) })
         });
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0xC10C);
         for place in 0..MASTERS {
-            let (shared, cuts, seed, mutation) = (self.shared.clone(), self.cuts.clone(), self.seed, self.mutation);
+            let (shared, cuts, dead) = (self.shared.clone(), self.cuts.clone(), self.dead.clone());
+            let (seed, mutation) = (self.seed, self.mutation);
             let (pace, lives) = (rng.random_range(PACE), Mutex::new(0));
             self.trace.push(format!("the clock of master {place} needs {pace} s for 100"));
             sim.host(master(place), move || {
                 let life = next_life(&lives);
                 let (shared, cuts) = (shared.clone(), cuts.clone());
-                async move {
+                unless_dead(&dead, &master(place), move || async move {
                     // Its clock begins with the process.
                     let desk = Desk::new((place, life), pace, seed, shared, mutation);
                     Ok(run_master((place, life), pace, cuts, desk).await?)
-                }
+                })
             });
         }
         for place in 0..NODES {
+            let (cuts, dead) = (self.cuts.clone(), self.dead.clone());
             let (pace, lives) = (rng.random_range(PACE), Mutex::new(0));
-            let cuts = self.cuts.clone();
             sim.host(node(place), move || {
                 let (life, cuts) = (next_life(&lives), cuts.clone());
-                async move {
+                unless_dead(&dead, &node(place), move || async move {
                     let (timing, tasks) = (Timing::default().at_pace(pace), Tasks::new());
                     let network = Arc::new(Simulated { timing, host: node(place), cuts });
                     let record = Node::new("coreapp", &format!("{}:{PORT}", node(place)), boot(place, life));
                     register(network, timing, PREFIX.to_owned(), node(place), record, tasks).await;
                     Ok(())
-                }
+                })
             });
         }
     }
@@ -176,7 +180,9 @@ impl World {
     }
 
     fn note(&mut self, now: Duration, line: impl std::fmt::Display) {
-        self.trace.push(format!("{:>6} {line}", now.as_millis()));
+        let line = format!("{:>6} {line}", now.as_millis());
+        tracing::info!("{line}");
+        self.trace.push(line);
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, now: Duration, fault: &Fault) {
@@ -190,6 +196,7 @@ impl World {
                 self.followed_by = (leads && was_calm).then_some(now + FOLLOWED);
                 self.kill(sim, name);
             }
+            Fault::Lose(name) => self.lose(sim, name),
             Fault::Wipe => {
                 self.kill(sim, ETCD);
                 lock(&self.state).wipe();
@@ -220,7 +227,7 @@ impl World {
         lock(&self.cuts).retain(|cut| others.contains(cut) || !fault.cuts().contains(cut));
         let etcd = ETCD.to_owned();
         match fault {
-            Fault::Crash(name) => self.revive(sim, name),
+            Fault::Crash(name) | Fault::Lose(name) => self.revive(sim, name),
             Fault::Wipe => self.revive(sim, &etcd),
             Fault::Cut(one, other) if one != other => sim.repair(one.as_str(), other.as_str()),
             Fault::CutOneWay(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
@@ -229,12 +236,23 @@ impl World {
         }
     }
 
+    /// The host lives on without its process, and refuses connections.
     fn kill(&mut self, sim: &mut Sim<'_>, name: &str) {
-        if self.down.iter().any(|down| down == name) {
+        if !lock(&self.dead).insert(name.to_owned()) {
             return;
         }
+        sim.bounce(name);
+        self.forget(name);
+    }
+
+    /// The host falls silent.
+    fn lose(&mut self, sim: &mut Sim<'_>, name: &str) {
         sim.crash(name);
-        self.down.push(name.to_owned());
+        self.forget(name);
+    }
+
+    /// A master that is gone acts no more.
+    fn forget(&self, name: &str) {
         if let Some(place) = (0..MASTERS).find(|place| master(*place) == name) {
             let mut shared = lock(&self.shared);
             shared.acting.remove(&place);
@@ -245,12 +263,12 @@ impl World {
     /// Unless another fault keeps it down.
     fn revive(&mut self, sim: &mut Sim<'_>, name: &str) {
         let keeps = |planned: &Planned| match &planned.fault {
-            Fault::Crash(down) => down == name,
+            Fault::Crash(down) | Fault::Lose(down) => down == name,
             Fault::Wipe => name == ETCD,
             _ => false,
         };
         if !self.active.iter().any(keeps) {
-            self.down.retain(|down| down != name);
+            lock(&self.dead).remove(name);
             sim.bounce(name);
         }
     }
@@ -333,6 +351,15 @@ impl World {
         let stored: BTreeMap<String, String> = shared.database.rows.values().map(row).collect();
         agree("etcd says what the database says", said == stored, format!("{said:?} {stored:?}"))
     }
+}
+
+/// What a host runs: its process, or nothing that listens.
+fn unless_dead<F: Future<Output = turmoil::Result>>(
+    dead: &Dead,
+    name: &str,
+    process: impl FnOnce() -> F,
+) -> Either<F, Pending<turmoil::Result>> {
+    if lock(dead).contains(name) { Either::Right(pending()) } else { Either::Left(process()) }
 }
 
 fn next_life(lives: &Mutex<u32>) -> u32 {

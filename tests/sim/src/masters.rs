@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use estafet_coreapp::Target;
-use estafet_master::core::{Core, Effect, Event, MapEntry, Record, Redial, placement::ShardKey, resharding::Shape};
 use estafet_etcd::Timing;
+use estafet_master::core::{Core, Effect, Event, MapEntry, Record, Redial, placement::ShardKey, resharding::Shape};
 use estafet_model::BootId;
 use estafet_proto::v1;
 use estafet_store::Fence;

@@ -14,7 +14,7 @@ use etcd_client::proto::{
     PbLeaseTimeToLiveResponse, PbPutRequest, PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbTxnRequest,
     PbTxnResponse, PbWatchRequest, PbWatchRequestUnion, PbWatchResponse, PbWatchServer, PbWatchService,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,7 +28,7 @@ const ANSWERS: usize = 64;
 
 /// Serves until the process is killed.
 pub(crate) async fn serve(state: Arc<Mutex<State>>) -> anyhow::Result<()> {
-    let service = Service { state, changed: Arc::new(watch::channel(0).0), tasks: Tasks::new() };
+    let service = Service { state, changed: Arc::default(), tasks: Tasks::new() };
     service.change(|state| state.restarted(network::now()));
     let expiring = service.clone();
     service.tasks.spawn("expiry", async move {
@@ -49,8 +49,8 @@ pub(crate) async fn serve(state: Arc<Mutex<State>>) -> anyhow::Result<()> {
 #[derive(Clone)]
 struct Service {
     state: Arc<Mutex<State>>,
-    /// The newest revision.
-    changed: Arc<watch::Sender<i64>>,
+    /// Wakes watches in their order, so that a seed is always the same run.
+    changed: Arc<Notify>,
     tasks: Tasks,
 }
 
@@ -65,9 +65,11 @@ impl Service {
     /// Does something, and wakes the watches if there are news.
     fn change<T>(&self, how: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
+        let before = (state.revision(), state.compacted());
         let done = how(&mut state);
-        let revision = state.revision();
-        self.changed.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+        if before != (state.revision(), state.compacted()) {
+            self.changed.notify_waiters();
+        }
         done
     }
 }
@@ -165,8 +167,16 @@ struct Client {
 
 impl Client {
     async fn serve(mut self, mut requests: Streaming<PbWatchRequest>) {
-        let mut changed = self.service.changed.subscribe();
+        let service = self.service.clone();
         loop {
+            let changed = service.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            for answer in self.news() {
+                if self.answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
             let answers = tokio::select! {
                 biased;
                 () = self.answers.closed() => return,
@@ -175,7 +185,7 @@ impl Client {
                     Some(Ok(_)) => Vec::new(),
                     Some(Err(_)) | None => return,
                 },
-                told = changed.changed() => if told.is_ok() { self.news() } else { return },
+                () = changed => Vec::new(),
             };
             for answer in answers {
                 if self.answers.send(Ok(answer)).await.is_err() {
@@ -195,9 +205,7 @@ impl Client {
                 let id = self.watches.len() as i64;
                 let next = if wanted.start_revision > 0 { wanted.start_revision } else { newest + 1 };
                 self.watches.push(Watch { id, key: wanted.key, end: wanted.range_end, next });
-                let mut answers = vec![PbWatchResponse { header, watch_id: id, created: true, ..PbWatchResponse::default() }];
-                answers.extend(self.news());
-                answers
+                vec![PbWatchResponse { header, watch_id: id, created: true, ..PbWatchResponse::default() }]
             }
             PbWatchRequestUnion::CancelRequest(cancelled) => {
                 self.watches.retain(|watch| watch.id != cancelled.watch_id);

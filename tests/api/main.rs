@@ -13,6 +13,7 @@ mod media;
 mod reading;
 mod replay;
 mod shards;
+mod statistics;
 mod templates;
 mod text;
 mod types;

@@ -5,7 +5,9 @@ use opentelemetry::{
     metrics::{Counter, Histogram},
 };
 
-use crate::callbacks::Failure;
+use std::sync::Arc;
+
+use crate::{callbacks::Failure, stats::AppStats};
 
 pub(super) struct Metrics {
     pub(super) commits: Counter<u64>,
@@ -20,6 +22,8 @@ pub(super) struct Metrics {
     pub(super) fenced: Counter<u64>,
     pub(super) dead_letters: Counter<u64>,
     posts: Counter<u64>,
+    /// What the number's own statistics tell.
+    pub(super) stats: Arc<AppStats>,
 }
 
 impl Metrics {
@@ -44,6 +48,7 @@ impl Metrics {
             fenced: counter("writes_fenced", "Transactions refused because a newer epoch owns the shard"),
             dead_letters: counter("callback_dead_letters", "Callbacks given up after the age limit"),
             posts: counter("callback_posts", "Callbacks posted, by result and receiver"),
+            stats: Arc::default(),
         }
     }
 

@@ -11,6 +11,7 @@ mod messages;
 mod numbers;
 mod routing;
 mod settings;
+mod stats;
 mod templates;
 mod users;
 mod world;

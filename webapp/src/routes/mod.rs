@@ -21,7 +21,7 @@ use axum::{
     Router,
     body::Body,
     extract::{FromRequestParts as _, Path, Request, State},
-    http::{HeaderName, HeaderValue, Method, request::Parts},
+    http::{HeaderName, HeaderValue, Method, header::CONTENT_TYPE, request::Parts},
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
     routing::{MethodFilter, MethodRouter, on},
@@ -67,6 +67,9 @@ impl Call {
     pub(crate) async fn json(&mut self, app: &App) -> Result<Bytes, ApiError> {
         let limits = &app.config.limits;
         let body = std::mem::replace(&mut self.body, Body::empty());
+        if !self.parts.headers.contains_key(CONTENT_TYPE) {
+            app.metrics.untyped();
+        }
         request::json_body(&self.parts.headers, body, limits.body_bytes, Duration::from_millis(limits.body_timeout_ms)).await
     }
 

@@ -80,10 +80,11 @@ mod tests {
     #[test]
     fn the_samples_are_the_ones_of_the_sandbox_contract() {
         let library = Shelf::load(&[], true).unwrap().current();
-        let names: Vec<_> = library.entries().map(|entry| (entry.name.as_str(), entry.language.as_str())).collect();
+        let entries: Vec<_> = library.templates().map(|template| &template.entry).collect();
+        let names: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.language.as_str())).collect();
         let expected = [("hello_world", "en_US"), ("order_update", "en_US"), ("promo_image", "en_US"), ("order_update", "id")];
         assert_eq!(names, expected);
-        assert!(library.entries().all(|entry| entry.namespace == "estafet_sandbox"));
+        assert!(entries.iter().all(|entry| entry.namespace == "estafet_sandbox"));
     }
 
     #[test]

@@ -45,8 +45,10 @@ impl Shard {
             Err(ConnectError::StaleEpoch { highest }) => self.life.superseded(Reason::StaleUpstream { highest }),
             Err(error) => {
                 tracing::warn!(number = %self.fence.number, shard = %self.fence.shard, %error, "not connected");
-                if let ConnectError::Conflict { .. } = &error {
-                    self.report(Code::Generic, CONFLICT);
+                match &error {
+                    ConnectError::Conflict { .. } => self.report(Code::Generic, CONFLICT),
+                    ConnectError::Version(_) => self.report(Code::AccessDenied, EXPIRED),
+                    ConnectError::StaleEpoch { .. } | ConnectError::Unreachable(_) | ConnectError::Refused(_) => {}
                 }
                 self.connect(false);
             }
@@ -237,13 +239,18 @@ impl Shard {
         let status = if error_code.is_some() { Status::Failed } else { Status::Sent };
         self.metrics.sent.add(u64::from(status == Status::Sent), &[]);
         let id = MessageId::outgoing(message.recipient, message.id_key);
-        self.reached((slot, seq), &id, status, at_ms, error_code);
+        if self.reached((slot, seq), &id, status, at_ms, error_code) {
+            self.measure((slot, seq), &id, status, at_ms);
+        }
         self.files.forget((slot, seq));
         if let Some(cursor) = self.outbox.take_cursor(slot) {
             self.pending.cursor(slot, cursor);
         }
     }
 }
+
+/// What the business is told when the network does not speak with this version any more (spec/errors.md §2).
+const EXPIRED: &str = "App expired: upgrade required";
 
 /// What the business is told when two instances use one number (spec/webhooks.md §7).
 pub const CONFLICT: &str = "Conflict: multiple instances with the same number detected";

@@ -13,6 +13,7 @@ use crate::{
     attachment::Attachment,
     blobs::Blobs,
     phone_files::{self, Files},
+    view::View,
 };
 
 /// The bytes of a file, in order.
@@ -110,6 +111,12 @@ pub struct Received {
     pub order: u64,
     /// The decrypted message.
     pub content: serde_json::Value,
+    /// The album it is shown in: the number of its first picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub album: Option<u64>,
+    /// On a cautious phone: whether it knew the sender when the message came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted: Option<bool>,
 }
 
 /// A message a phone has sent.
@@ -221,9 +228,21 @@ impl Phones {
 
     /// What a phone has received.
     pub async fn inbox(&self, number: WaId) -> Result<Inbox, Error> {
+        self.look(number, &View::default()).await
+    }
+
+    /// What a person sees who looks at what a phone has received.
+    pub async fn look(&self, number: WaId, view: &View) -> Result<Inbox, Error> {
         let mut inbox = self.ask(|reply| Request::Inbox(number, reply)).await?;
+        if view.needs_sent(&inbox) {
+            let sent = self.ask(|reply| Request::Sent(number, reply)).await?;
+            view.apply(&mut inbox, &sent);
+        }
         for message in &mut inbox.messages {
-            self.files.show(&mut message.content).await;
+            match message.trusted {
+                Some(false) => phone_files::hold_back(&mut message.content),
+                Some(true) | None => self.files.show(&mut message.content).await,
+            }
         }
         Ok(inbox)
     }

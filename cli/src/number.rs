@@ -15,8 +15,7 @@ use crate::{
 };
 
 pub(crate) async fn run(args: NumberArgs) -> anyhow::Result<()> {
-    let store = estafet_store::open(&args.database_url, "estafet-number").await.context("message database (--database-url)")?;
-    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
+    let store = crate::database::open(&args.database_url, "estafet-number").await?;
     match args.action {
         NumberAction::Add { number, shards, host } => add(&store, number, count(shards)?, host.as_deref()).await,
         NumberAction::List { json } => list(&store, json).await,

@@ -133,9 +133,7 @@ fn check(args: &SandboxArgs) -> anyhow::Result<Option<ShardCount>> {
 
 async fn open_store(args: &SandboxArgs, dir: &Path) -> anyhow::Result<SharedStore> {
     let url = args.database_url.clone().unwrap_or_else(|| format!("sqlite:{}", dir.join("estafet.db").display()));
-    let store = estafet_store::open(&url, "estafet-sandbox").await.context("message database (--database-url)")?;
-    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
-    Ok(store)
+    crate::database::open(&url, "estafet-sandbox").await
 }
 
 /// Holds the number in the message database. A predecessor that was killed this moment may still seem to

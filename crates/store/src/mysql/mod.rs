@@ -26,16 +26,13 @@ use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySq
 use self::connections::Connections;
 use crate::{
     Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
-    Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
+    Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, WRITERS,
+    version,
 };
 
 pub use self::connections::session_lock;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/mysql");
-
-/// While one commit waits for the disk, the next one is built.
-const WRITERS: u32 = 2;
-const READERS: u32 = 4;
 
 /// The MySQL back end.
 pub struct MySqlStore {
@@ -61,6 +58,8 @@ impl MySqlStore {
 /// DDL commits by itself, so a migration that died midway stays marked as begun. Ours may be repeated, and are.
 async fn migrate(session: &mut MySqlConnection) -> Result<()> {
     let failed = |cause: sqlx::Error| Error::Unavailable(format!("migration: {cause}"));
+    let said: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(&mut *session).await.map_err(failed)?;
+    version::mysql(&said).map_err(|too_old| Error::Failed(too_old.to_string()))?;
     let lock = "SELECT COALESCE(GET_LOCK(CONCAT('estafet/migrate/', SHA1(DATABASE())), 60), 0) = 1";
     let locked: bool = sqlx::query_scalar(lock).fetch_one(&mut *session).await.map_err(failed)?;
     if !locked {

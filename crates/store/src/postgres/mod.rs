@@ -29,15 +29,12 @@ use self::{
 };
 use crate::{
     Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
-    Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
+    Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, WRITERS,
     address::{Address, Host, Invalid, Server},
+    version,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
-
-/// While one commit waits for the disk, the next one is built.
-const WRITERS: usize = 2;
-const READERS: usize = 4;
 
 /// The PostgreSQL back end.
 pub struct PostgresStore {
@@ -54,7 +51,7 @@ impl PostgresStore {
     pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
         let (address, security) = address(url).map_err(|cause| Error::Failed(cause.to_string()))?;
         let pool = |size| Connections::new(&address, &security, application_name, SESSION, size);
-        let (writer, reader) = (pool(WRITERS)?, pool(READERS)?);
+        let (writer, reader) = (pool(WRITERS as usize)?, pool(READERS as usize)?);
         drop(reader.get().await?);
         Ok(Self { writer, reader, application_name: application_name.to_owned(), address, security })
     }
@@ -99,6 +96,8 @@ impl Store for PostgresStore {
     async fn migrate(&self) -> Result<()> {
         let unavailable = |cause: sqlx::Error| Error::Unavailable(format!("migration: {cause}"));
         let mut connection = self.sqlx_options().connect().await.map_err(unavailable)?;
+        let said: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await.map_err(unavailable)?;
+        version::postgres(&said).map_err(|too_old| Error::Failed(too_old.to_string()))?;
         let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
         migrations.create_schema("estafet");
         migrations.dangerous_set_table_name("estafet._sqlx_migrations");

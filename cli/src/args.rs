@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Number(NumberArgs),
     /// Look at the callbacks that wait or were given up, try dead letters again or drop them, and replay delivered ones.
     Callbacks(crate::callbacks::CallbacksArgs),
+    /// Look at the files of a number: uploaded and received ones.
+    Media(crate::media::FilesArgs),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.
@@ -236,6 +238,9 @@ pub(crate) enum TemplateCommand {
         /// The file (docs/templates.md).
         file: PathBuf,
     },
+    /// Look for templates that cannot be sent in a language which others of their namespace have; there, a message
+    /// that changes its language fails. Exit status 1 if there are any.
+    Check,
     /// Remove a template.
     Remove {
         /// Its namespace.
@@ -299,6 +304,10 @@ pub(crate) enum PhoneCommand {
     Inbox {
         /// The phone.
         number: WaId,
+        /// As a cautious app shows it: files and links of a business are held back until the phone has written to it or
+        /// got a template from it.
+        #[arg(long)]
+        cautious: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,

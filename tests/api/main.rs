@@ -12,6 +12,7 @@ mod identity;
 mod media;
 mod reading;
 mod replay;
+mod requirements;
 mod shards;
 mod templates;
 mod text;

@@ -186,6 +186,15 @@ pub(crate) struct ChatdArgs {
     /// loopback only.
     #[arg(long, env = "ESTAFET_CONTROL", default_value = "127.0.0.1:0")]
     pub(crate) control: SocketAddr,
+    /// Days that messages wait for a phone that is out of reach; then they are dropped.
+    #[arg(long, env = "ESTAFET_KEEP_MESSAGES_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) keep_messages_days: u32,
+    /// Days that encrypted files of messages are kept.
+    #[arg(long, env = "ESTAFET_KEEP_FILES_DAYS", default_value_t = 14, value_parser = clap::value_parser!(u32).range(2..=3650))]
+    pub(crate) keep_files_days: u32,
+    /// Refuse coreapps that speak an older version of the protocol; they tell their business to upgrade.
+    #[arg(long, env = "ESTAFET_OLDEST_PROTOCOL", default_value_t = 1)]
+    pub(crate) oldest_protocol: u32,
     #[command(flatten)]
     pub(crate) ops: OpsArgs,
 }

@@ -153,7 +153,15 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let ops = Listener::open(&args.ops, "chatd", &tasks).await?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
-    let config = estafet_chatd::Config { listen: args.listen, phones: args.phones, ..estafet_chatd::Config::new(args.data_dir) };
+    let days = |count: u32| Duration::from_secs(u64::from(count) * 24 * 3600);
+    let config = estafet_chatd::Config {
+        listen: args.listen,
+        phones: args.phones,
+        keep_messages: days(args.keep_messages_days),
+        keep_files: days(args.keep_files_days),
+        oldest_protocol: args.oldest_protocol,
+        ..estafet_chatd::Config::new(args.data_dir)
+    };
     let chatd = estafet_chatd::start(config, Clock::system(), tasks.clone()).await.context("the chat network")?;
     let (listener, control) = bind(args.control).await?;
     let router = estafet_chatd::control::router(chatd.phones.clone());
@@ -180,9 +188,7 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
 
 async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore> {
     ensure!(!url.starts_with("sqlite:"), "--database-url: processes of a cluster share a server, SQLite is none");
-    let store = estafet_store::open(url, application).await.context("message database (--database-url)")?;
-    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
-    Ok(store)
+    crate::database::open(url, application).await
 }
 
 /// The members of etcd, and how they are told who asks.

@@ -282,8 +282,8 @@ pub(crate) enum PhoneCommand {
         /// The phone.
         number: WaId,
         /// deliver: delivered only; read: delivered and read; ignore: takes them without a word;
-        /// offline: the network keeps them; block: never gets them.
-        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block"])]
+        /// offline: the network keeps them; block: never gets them; outdated: cannot show templates, and fails them.
+        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block", "outdated"])]
         mode: String,
     },
     /// Install the app of a phone again: it gets new keys, and businesses with security notifications on hear of it.

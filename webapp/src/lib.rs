@@ -50,7 +50,7 @@ pub use route::{flight, plan};
 
 pub use config::{Config, ContactMode, Limits, LogoutScope};
 pub use error::Error;
-pub use template::check_template_files;
+pub use template::{check_template_files, read_template_files};
 
 use app::App;
 
@@ -71,6 +71,9 @@ pub struct Deps {
     /// Routes mounted beside ours, for loopback peers only (403 otherwise). They must not have a
     /// fallback of their own nor paths of ours.
     pub extra: Option<axum::Router>,
+    /// Who serves the templates to phones: `{"templates":[...]}` in the layout of template files, now and whenever they
+    /// change.
+    pub templates: Option<watch::Sender<serde_json::Value>>,
 }
 
 /// How to reach the coreapp at an [`estafet_model::Owner::address`].

@@ -122,6 +122,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         registered: true,
         allow_loopback_http: args.allow_loopback_http,
         max_upload_bytes: args.max_upload_bytes,
+        template_files: args.templates,
         contact_mode: estafet_webapp::ContactMode::Live,
         api_key: args.api_key,
         initial_admin_password: args.admin_password,
@@ -130,6 +131,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     };
     let map = estafet_webapp::cluster::follow(&args.master, &transport, &tasks);
     let deps = estafet_webapp::Deps {
+        templates: None,
         store,
         blobs,
         clock: Clock::system(),
@@ -153,6 +155,7 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let ops = Listener::open(&args.ops, "chatd", &tasks).await?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
+    let templates = estafet_webapp::read_template_files(&args.templates, false).context("--templates")?;
     let days = |count: u32| Duration::from_secs(u64::from(count) * 24 * 3600);
     let config = estafet_chatd::Config {
         listen: args.listen,
@@ -160,6 +163,7 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
         keep_messages: days(args.keep_messages_days),
         keep_files: days(args.keep_files_days),
         oldest_protocol: args.oldest_protocol,
+        templates: Some(tokio::sync::watch::channel(templates).1),
         ..estafet_chatd::Config::new(args.data_dir)
     };
     let chatd = estafet_chatd::start(config, Clock::system(), tasks.clone()).await.context("the chat network")?;

@@ -4,6 +4,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use estafet_model::{Code, MessageId, Seq, Slot, Status, WaId, settings::endpoint::Topic};
+use estafet_model::{
+    Code, MessageId, Seq, Slot, Status, WaId,
+    receipt::{STRUCTURE_UNAVAILABLE, STRUCTURE_UNAVAILABLE_TITLE},
+};
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_store::{DeadLetter, EventRef, NewEvent};
 use xxhash_rust::xxh64::xxh64;
@@ -47,12 +51,13 @@ impl Shard {
         let conversation_id = conversation_id(self.fence.number, recipient, window);
         let told = status != Status::Failed && !self.settings.settings.webhook_payload_conversation_pricingmodel_disabled;
         let failure = error_code.map(failure);
+        let title = (error_code == Some(STRUCTURE_UNAVAILABLE)).then_some(STRUCTURE_UNAVAILABLE_TITLE);
         let body = event::status(&StatusEvent {
             message_id: &id.to_string(),
             recipient,
             status,
             at_ms,
-            title: self.files.failure(at),
+            title: title.or_else(|| self.files.failure(at)),
             error: failure.as_ref().map(|(code, details)| (*code, details.as_ref())),
             errors_url: self.settings.settings.webhooks.errors_url.as_deref(),
             conversation: told
@@ -159,6 +164,9 @@ fn failure(code: u16) -> (Code, Cow<'static, str>) {
         }
         Some(code @ Code::MessageExpired) => (code, "The message was not delivered in time".into()),
         Some(code) => (code, "".into()),
+        None if code == STRUCTURE_UNAVAILABLE => {
+            (Code::MessageGenericError, "The phone has no such template, or its parameters do not fit".into())
+        }
         None => (Code::MessageGenericError, format!("The network's code is {code}").into()),
     }
 }

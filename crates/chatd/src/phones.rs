@@ -37,11 +37,13 @@ pub enum Mode {
     /// Its user has moved to another number: not on the network any more. Nobody sets it by hand.
     #[serde(skip_deserializing)]
     Left,
+    /// Its app cannot show templates: it fails them, and takes everything else like `Read`.
+    Outdated,
 }
 
 impl Mode {
     /// Every mode that can be set.
-    pub const ALL: [Self; 5] = [Self::Read, Self::Deliver, Self::Ignore, Self::Offline, Self::Block];
+    pub const ALL: [Self; 6] = [Self::Read, Self::Deliver, Self::Ignore, Self::Offline, Self::Block, Self::Outdated];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Mode {
             Self::Offline => "offline",
             Self::Block => "block",
             Self::Left => "left",
+            Self::Outdated => "outdated",
         }
     }
 
@@ -71,7 +74,7 @@ impl std::str::FromStr for Mode {
 
 /// The word names no mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not one of read, deliver, ignore, offline, block")]
+#[error("not one of read, deliver, ignore, offline, block, outdated")]
 pub struct UnknownMode;
 
 /// A phone in the list.

@@ -21,9 +21,10 @@ use std::{
 use estafet_model::WaId;
 use estafet_proto::chat::client_frame;
 use estafet_runtime::{Clock, Tasks};
+use serde_json::Value;
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ use crate::{
     phones::{self, Phones, Request},
     session::ConnId,
     storage::{self, Storage},
+    templates::Templates,
 };
 
 /// Inputs taken at once, and envelopes after which a batch ends: enough to share a commit, few
@@ -92,6 +94,8 @@ pub struct Config {
     pub keep_files: Duration,
     /// Clients that speak an older version of the protocol are refused.
     pub oldest_protocol: u32,
+    /// The templates that phones know, in the layout of [`Templates::read`], now and whenever they change.
+    pub templates: Option<watch::Receiver<Value>>,
 }
 
 impl Config {
@@ -107,6 +111,7 @@ impl Config {
             keep_messages: DAY * 30,
             keep_files: DAY * 14,
             oldest_protocol: 0,
+            templates: None,
         }
     }
 }
@@ -166,6 +171,10 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
     let stored = storage.load().await?;
     let mut network =
         Network::restore(stored, config.seed.unwrap_or_else(rand::random), heartbeat_ms).refusing_before(config.oldest_protocol);
+    let mut templates = config.templates;
+    if let Some(templates) = &mut templates {
+        network.set_templates(Templates::read(&templates.borrow_and_update()));
+    }
     for number in FIRST_PHONE..FIRST_PHONE + u64::from(config.phones) {
         let number = WaId::from_u64(number).map_err(|_| Error::Phones)?;
         // A phone that is there already stays as it is, and a number that was left stays empty.
@@ -183,6 +192,7 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
         audit: audit::Log::open(&audit_path).map_err(Error::Audit)?,
         connections: HashMap::new(),
         clock,
+        templates,
         keep_messages_ms: i64::try_from(config.keep_messages.as_millis()).unwrap_or(i64::MAX / 2),
         shutdown: tasks.shutdown().clone(),
     };
@@ -288,6 +298,7 @@ struct Driver {
     audit: audit::Log,
     connections: HashMap<ConnId, mpsc::Sender<Outgoing>>,
     clock: Clock,
+    templates: Option<watch::Receiver<Value>>,
     keep_messages_ms: i64,
     shutdown: CancellationToken,
 }
@@ -348,7 +359,15 @@ impl Driver {
         Ok(())
     }
 
+    /// Phones know a template as soon as whoever added it has been told so.
+    fn look_at_templates(&mut self) {
+        if let Some(templates) = self.templates.as_mut().filter(|templates| templates.has_changed().unwrap_or(false)) {
+            self.network.set_templates(Templates::read(&templates.borrow_and_update()));
+        }
+    }
+
     async fn decide(&mut self, part: Vec<Input>) -> Result<(), Error> {
+        self.look_at_templates();
         let mut batch = self.batch();
         self.look_up(&part, &mut batch).await?;
         let mut credits: HashMap<ConnId, u32> = HashMap::new();
@@ -387,6 +406,7 @@ impl Driver {
     }
 
     async fn drain(&mut self, phone: WaId) -> Result<(), Error> {
+        self.look_at_templates();
         let mut batch = self.batch();
         let rows = self.storage.waiting(phone, DRAIN).await?;
         self.network.drain(&mut batch, phone, rows);

@@ -18,6 +18,13 @@ pub(crate) struct Template {
     pub(super) entry: Entry,
 }
 
+impl Template {
+    /// As it was written, with its language in the spelling of messages.
+    pub(super) fn entry_as_known(&self) -> Entry {
+        Entry { language: self.language.to_string(), ..self.entry.clone() }
+    }
+}
+
 /// How many parameters the parts of a template take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Parameters {

@@ -32,6 +32,7 @@ use crate::{
     e2e,
     phones::{Error, Info, Mode},
     session::{Claim, ConnId, Decision, Sessions},
+    templates::Templates,
 };
 
 /// Users whose keys one frame may ask for: a client cuts its questions, so more is an error of it.
@@ -308,6 +309,11 @@ impl Network {
     /// Adds a phone, in mode `read`.
     pub fn add_phone(&mut self, number: WaId, name: Option<String>) -> Result<(), Error> {
         if self.keys(number).is_some() { Err(Error::IsBusiness(number)) } else { self.book.add(number, name) }
+    }
+
+    /// The templates that phones know from now on.
+    pub fn set_templates(&mut self, templates: Templates) {
+        self.book.set_templates(templates);
     }
 
     /// Changes what a phone does.

@@ -3,7 +3,7 @@
 //! Masters and webapps see a change within a second, without a restart; a change of the shard count is made while
 //! messages flow (docs/numbers.md).
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use estafet_model::{Layout, ShardCount, WaId};
 use estafet_runtime::Clock;
 use estafet_store::{NumberRow, SharedStore};

@@ -21,7 +21,9 @@ pub(crate) struct Template {
 impl Template {
     /// As it was written, with its language in the spelling of messages.
     pub(super) fn entry_as_known(&self) -> Entry {
-        Entry { language: self.language.to_string(), ..self.entry.clone() }
+        let mut entry = self.entry.clone();
+        entry.language = self.language.to_string();
+        entry
     }
 }
 

@@ -51,6 +51,8 @@ async fn r86_r104_r105_r106_r107_a_phone_that_blocked_looks_like_one_out_of_reac
     let (admin, sink) = (&world.admin, &world.sink);
     admin.set_phone(KERRY, "offline").await?;
     let out_of_reach = heard(admin, sink, KERRY).await?;
+    // The first look is measured too, and seen by the second.
+    admin.metrics().await?;
     let measured = admin.metrics().await?;
     admin.set_phone(ANA, "block").await?;
     let blocked = heard(admin, sink, ANA).await?;

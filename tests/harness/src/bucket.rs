@@ -26,6 +26,7 @@ pub struct Moto {
 impl Moto {
     /// Starts one on a free port of loopback.
     pub async fn start() -> anyhow::Result<Self> {
+        estafet_runtime::install_crypto();
         let test = std::env::current_exe()?;
         // target/<profile>/deps/<test>
         let target = test.ancestors().nth(3).context("the test has no target directory")?;

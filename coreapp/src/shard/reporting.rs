@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use estafet_model::{Code, MessageId, Seq, Slot, Status, WaId, settings::endpoint::Topic};
 use estafet_model::{
     Code, MessageId, Seq, Slot, Status, WaId,
     receipt::{STRUCTURE_UNAVAILABLE, STRUCTURE_UNAVAILABLE_TITLE},
+    settings::endpoint::Topic,
 };
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_store::{DeadLetter, EventRef, NewEvent};

@@ -57,15 +57,6 @@ pub(super) async fn move_dead(app: Arc<App>, mut call: Call) -> Outcome {
     let how = match text(&members, "action")?.as_deref() {
         Some("requeue") => How::Requeue,
         Some("drop") => How::Drop,
-    let body = call.json(&app).await?;
-    let members: Map<String, Value> = match json::parse(&body)? {
-        Value::Object(members) => members,
-        _ => return Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object").into()),
-    };
-    let selection = Selection::read(&members, &["action", "all", "dry_run"])?;
-    let requeue = match text(&members, "action")?.as_deref() {
-        Some("requeue") => true,
-        Some("drop") => false,
         Some(_) => return Err(ApiError::invalid("action", "must be requeue or drop").into()),
         None => return Err(ApiError::missing("action").into()),
     };
@@ -104,10 +95,9 @@ async fn move_selected(app: &App, tenant: &Tenant, how: How, members: &Map<Strin
 }
 
 fn members(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
-        Err(error) => Err(json::unparseable(&error)),
+    match json::parse(body)? {
+        Value::Object(members) => Ok(members),
+        _ => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
     }
 }
 

@@ -95,11 +95,11 @@ fn r159_a_conflict_is_told_in_its_words_and_once_in_a_quarter_of_an_hour() {
         let refused = ConnectError::Conflict { holder: "node b (boot 0b)".to_owned() };
         errors_told(&mut shard, now, at_ms, Input::Connected(Err(refused)))
     };
-    let expected = json!({ "code": 1000, "title": "Generic error", "details": CONFLICT });
+    let expected = [json!({ "code": 1000, "title": "Generic error", "details": CONFLICT })];
     assert_eq!(CONFLICT, "Conflict: multiple instances with the same number detected");
-    assert_eq!(conflict(1), [expected.clone()]);
+    assert_eq!(conflict(1), expected);
     assert!(conflict(2).is_empty() && conflict(QUARTER_MS).is_empty(), "not again so soon");
-    assert_eq!(conflict(QUARTER_MS + 1), [expected]);
+    assert_eq!(conflict(QUARTER_MS + 1), expected);
 }
 
 #[test]

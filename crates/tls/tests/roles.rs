@@ -242,7 +242,7 @@ fn r193_host_names_of_any_length_are_alternative_names_and_the_common_name_is_sh
     let authority = Authority::open(world.directory.path(), "one", NOW).unwrap();
     let host = format!("{}.example.org", ["a"; 3].map(|label| label.repeat(62)).join("."));
     assert_eq!(host.len(), 200);
-    let files = authority.issue_for_hosts(&"f".repeat(100), &[host.clone()], NOW, DAY).unwrap();
+    let files = authority.issue_for_hosts(&"f".repeat(100), std::slice::from_ref(&host), NOW, DAY).unwrap();
     let der = CertificateDer::from_pem_file(&files.cert).unwrap();
     let names = common_names(&der);
     assert_eq!(names.len(), 2, "{names:?}");

@@ -2,7 +2,7 @@
 //!
 //! A commit takes the share lock of its owner row and reads the epoch under it (the same rule as the back ends);
 //! it ends a little later, or when its client goes on with it, so a stopped client keeps the lock until the idle
-//! limit. A claim conflicts with share locks and waits, at most 300 ms. Whatever arrives is carried out, also when
+//! limit. A claim or a switch of shards conflicts with share locks and waits, at most 300 ms. Whatever arrives is carried out, also when
 //! the asker has long given up: that is what an unknown commit is. What was committed is never lost.
 
 use std::{
@@ -17,6 +17,7 @@ use estafet_store::{Batch, Committed, EventRef, Fence, InboundRow, MessageRow, S
 
 use crate::{
     Mutation,
+    layouts::{Number, Switching, overlap},
     messages::{Body, Read, Rows},
     world::{MS, Place, SECOND, Timer, What, World},
 };
@@ -25,12 +26,35 @@ use crate::{
 const IDLE: u64 = SECOND;
 const LOCK: u64 = 300 * MS;
 
-#[derive(Default)]
 pub(crate) struct Database {
     pub(crate) owners: BTreeMap<ShardKey, Owner>,
+    pub(crate) number: Number,
+    /// Newest term of a leader that has written.
+    pub(crate) term: i64,
     pub(crate) tables: Tables,
+    /// Switches that took place.
+    pub(crate) switches: u64,
     open: BTreeMap<u64, Transaction>,
-    waiting: Vec<Claim>,
+    waiting: Vec<Waiting>,
+}
+
+impl Database {
+    pub(crate) fn new(number: Number) -> Self {
+        Self {
+            owners: BTreeMap::new(),
+            number,
+            term: 0,
+            tables: Tables::default(),
+            switches: 0,
+            open: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Who owns shards now.
+    pub(crate) fn current(&self) -> impl Iterator<Item = (&ShardKey, &Owner)> {
+        self.owners.iter().filter(|(_, owner)| !owner.retired)
+    }
 }
 
 #[derive(Clone)]
@@ -38,7 +62,9 @@ pub(crate) struct Owner {
     pub(crate) epoch: Epoch,
     pub(crate) node: String,
     pub(crate) boot: BootId,
-    term: i64,
+    pub(crate) term: i64,
+    /// Shards of another count have its slots.
+    pub(crate) retired: bool,
 }
 
 struct Transaction {
@@ -47,6 +73,35 @@ struct Transaction {
     fence: Fence,
     boot: BootId,
     batch: Arc<Batch>,
+}
+
+/// What waits for locks.
+enum Waiting {
+    Claim(Claim),
+    Switch(Switching),
+}
+
+impl Waiting {
+    fn asker(&self) -> (Place, u32) {
+        match self {
+            Self::Claim(claim) => claim.asker,
+            Self::Switch(switching) => switching.asker,
+        }
+    }
+
+    fn call(&self) -> u64 {
+        match self {
+            Self::Claim(claim) => claim.call,
+            Self::Switch(switching) => switching.call,
+        }
+    }
+
+    fn rows(&self) -> Vec<ShardKey> {
+        match self {
+            Self::Claim(claim) => vec![claim.key],
+            Self::Switch(switching) => switching.retiring().collect(),
+        }
+    }
 }
 
 struct Claim {
@@ -75,9 +130,9 @@ impl World {
                 }
             }
             What::Woken(Timer::LockLate(call)) => {
-                if let Some(at) = self.database.waiting.iter().position(|claim| claim.call == call) {
-                    let claim = self.database.waiting.remove(at);
-                    self.answer(Place::Database, claim.asker, call, Body::Unavailable);
+                if let Some(at) = self.database.waiting.iter().position(|waiting| waiting.call() == call) {
+                    let waiting = self.database.waiting.remove(at);
+                    self.answer(Place::Database, waiting.asker(), call, Body::Unavailable);
                 }
             }
             _ => {}
@@ -95,13 +150,13 @@ impl World {
             Body::Commit { fence, boot, batch } => self.begin_transaction(Transaction { asker, call, fence, boot, batch }),
             Body::Finish(transaction) => self.end_transaction(transaction),
             Body::Claim { term, key, node, boot, seen } => {
-                let claim = Claim { asker, call, term, key, node, boot, seen };
-                if self.is_locked(&claim.key) {
-                    self.wake(Place::Database, LOCK, Timer::LockLate(call));
-                    self.database.waiting.push(claim);
-                } else {
-                    self.claim(claim);
-                }
+                self.when_unlocked(Waiting::Claim(Claim { asker, call, term, key, node, boot, seen }));
+            }
+            Body::Switch(switch) => self.when_unlocked(Waiting::Switch(Switching { asker, call, switch })),
+            Body::SetLayout { term, from, to } => self.store_layout(asker, call, term, (from, to)),
+            Body::Number => {
+                let shape = self.database.number.shape;
+                self.answer(Place::Database, asker, call, Body::NumberRead(shape));
             }
             Body::Owners => {
                 let record = |(key, owner): (&ShardKey, &Owner)| Record {
@@ -109,7 +164,7 @@ impl World {
                     epoch: owner.epoch,
                     node: owner.node.clone(),
                     boot: owner.boot,
-                    retired: false,
+                    retired: owner.retired,
                 };
                 let records = self.database.owners.iter().map(record).collect();
                 self.answer(Place::Database, asker, call, Body::OwnersRead(records));
@@ -140,11 +195,29 @@ impl World {
 
     fn end_transaction(&mut self, id: u64) {
         let Some(Transaction { asker, call, fence, boot, batch }) = self.database.open.remove(&id) else { return };
-        let stored = self.database.owners.get(&key(&fence)).map(|owner| (owner.epoch, owner.boot));
+        let stored = self.database.owners.get(&key(&fence)).filter(|owner| !owner.retired);
+        let stored = stored.map(|owner| (owner.epoch, owner.boot));
         self.ledger.commit(self.now, &fence, boot, stored);
         let committed = self.database.tables.write(&batch);
         self.answer(Place::Database, asker, call, Body::Committed(committed));
         self.unlocked();
+    }
+
+    /// Goes on at once, or when the locks of its rows are given back.
+    fn when_unlocked(&mut self, waiting: Waiting) {
+        if waiting.rows().iter().any(|key| self.is_locked(key)) {
+            self.wake(Place::Database, LOCK, Timer::LockLate(waiting.call()));
+            self.database.waiting.push(waiting);
+        } else {
+            self.go_ahead(waiting);
+        }
+    }
+
+    fn go_ahead(&mut self, waiting: Waiting) {
+        match waiting {
+            Waiting::Claim(claim) => self.claim(claim),
+            Waiting::Switch(switching) => self.switch(switching),
+        }
     }
 
     fn is_locked(&self, key: &ShardKey) -> bool {
@@ -152,28 +225,34 @@ impl World {
         self.mutation != Some(Mutation::WrongLock) && self.database.open.values().any(|open| self::key(&open.fence) == *key)
     }
 
-    /// A lock was given back: claims that waited for it go on.
+    /// A lock was given back: what waited for it goes on.
     fn unlocked(&mut self) {
-        for claim in std::mem::take(&mut self.database.waiting) {
-            if self.is_locked(&claim.key) {
-                self.database.waiting.push(claim);
+        for waiting in std::mem::take(&mut self.database.waiting) {
+            if waiting.rows().iter().any(|key| self.is_locked(key)) {
+                self.database.waiting.push(waiting);
             } else {
-                self.claim(claim);
+                self.go_ahead(waiting);
             }
         }
     }
 
     fn claim(&mut self, claim: Claim) {
         let Claim { asker, call, term, key, node, boot, seen } = claim;
+        let is_newest = self.raise_term(term);
         let stored = self.database.owners.get(&key);
-        let free = stored.is_none_or(|owner| owner.term <= term);
-        if stored.map(|owner| owner.epoch) != seen || !free {
+        let free = is_newest && stored.is_none_or(|owner| owner.term <= term && !owner.retired);
+        // The first owner of a shard begins above every epoch of its slots, and not beside another one.
+        let of_slots = self.database.owners.iter().filter(|(other, _)| stored.is_none() && overlap(other, &key));
+        let (highest, is_owned) = of_slots.fold((Epoch::default(), false), |(highest, is_owned), (_, owner)| {
+            (highest.max(owner.epoch), is_owned || !owner.retired)
+        });
+        if stored.map(|owner| owner.epoch) != seen || !free || is_owned {
             return self.answer(Place::Database, asker, call, Body::Claimed(None));
         }
         let raised = self.mutation != Some(Mutation::EpochNotRaised) || seen.is_none();
-        let epoch = if raised { seen.unwrap_or_default().next() } else { seen.unwrap_or_default() };
+        let epoch = if raised { seen.unwrap_or(highest).next() } else { seen.unwrap_or_default() };
         self.note(|now| format!("{now:>9} database: {}/{} is {node}'s in epoch {epoch}", key.2, key.1.get()));
-        self.database.owners.insert(key, Owner { epoch, node, boot, term });
+        self.database.owners.insert(key, Owner { epoch, node, boot, term, retired: false });
         self.answer(Place::Database, asker, call, Body::Claimed(Some(epoch)));
     }
 }

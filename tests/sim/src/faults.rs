@@ -83,6 +83,7 @@ impl World {
         let first = self.between(SECOND, 2 * SECOND);
         self.world_in(first, What::Fault);
         self.world_in(100 * MS, What::Load);
+        self.world_in(first, What::Wish);
     }
 
     pub(crate) fn start(&mut self, place: Place) {
@@ -112,6 +113,7 @@ impl World {
         match what {
             What::Load => self.load(),
             What::Fault => self.fault(),
+            What::Wish => self.wish(),
             What::Mended(fault) => {
                 if let Some(fault) = self.weather.open.remove(&fault) {
                     self.mend(fault);

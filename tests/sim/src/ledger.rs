@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use estafet_chatd::audit::{EnvelopeRef, Event, ShardRef};
 use estafet_coreapp::core::lanes::Post;
+use estafet_master::core::placement::ShardKey;
 use estafet_model::{BootId, Code, Epoch, IdKey, MessageId, Shard, ShardCount, WaId};
 use estafet_proto::chat::client_frame;
 use estafet_store::Fence;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use crate::{
     Violation,
+    database::Owner,
     world::{Place, SECOND, Time, WEBAPPS, World},
 };
 
@@ -258,8 +260,12 @@ impl World {
             return false;
         }
         let idle = self.webapps.iter().all(crate::webapps::Webapp::is_idle);
-        let settled =
-            agreed && idle && self.masters_know() && self.database.tables.backlog() == (0, 0) && self.ledger.missing().is_none();
+        let settled = agreed
+            && idle
+            && self.database.number.is_settled()
+            && self.masters_know()
+            && self.database.tables.backlog() == (0, 0)
+            && self.ledger.missing().is_none();
         if !settled && self.now > calm + self.weather.patience {
             let _ = self.not_settled("the time is over".to_owned()).map_err(|violation| self.ledger.violation = Some(violation));
         }
@@ -268,7 +274,7 @@ impl World {
 
     /// Whether every master has heard of the owners that the database names.
     fn masters_know(&self) -> bool {
-        let owners = &self.database.owners;
+        let owners: BTreeMap<_, _> = self.database.current().collect();
         let knows = |master: &crate::masters::Master| {
             let mut heard = 0;
             let current = master.map().all(|entry| {
@@ -286,12 +292,14 @@ impl World {
             let leaders: Vec<_> = self.masters.iter().map(crate::masters::Master::term).collect();
             let asking: Vec<_> = self.webapps.iter().map(crate::webapps::Webapp::is_idle).collect();
             let (backlog, known) = (self.database.tables.backlog(), self.masters_know());
+            let shape = self.database.number.shape;
             (
                 "I7",
-                format!("backlog {backlog:?}, leaders {leaders:?}, masters know the owners: {known}, webapps idle: {asking:?}"),
+                format!("{shape:?}, backlog {backlog:?}, leaders {leaders:?}, masters know the owners: {known}, webapps idle: {asking:?}"),
             )
         });
-        let owners = self.database.owners.iter().map(|(key, owner)| format!("{}: {} in {}", key.2, owner.node, owner.epoch));
+        let name = |(key, owner): (&ShardKey, &Owner)| format!("{}/{}: {} in {}", key.2, key.1.get(), owner.node, owner.epoch);
+        let owners = self.database.current().map(name);
         let owners = owners.collect::<Vec<_>>().join(", ");
         let down: Vec<_> = Place::all().filter(|place| !self.runs(*place)).collect();
         Err(Violation { rule, what: format!("{}: {why}: {what}; owners {owners}; not running {down:?}", self.now) })

@@ -1,10 +1,11 @@
 //! A whole cluster in one thread: the real decisions of master, coreapp, webapp and chatd under one seeded
 //! discrete-event simulator, with everything around them modelled (docs/simulation.md).
 //!
-//! * `world`: time, processes, the network. `faults`: what goes wrong, and the load. `ledger`: I1-I6 and I12,
-//!   checked after every step.
-//! * `masters`, `coreapps`, `webapps`, `chatd`: each role's core with a modelled shell around it. `database`, `etcd`,
-//!   `receiver`: models. `messages`: what travels.
+//! * `world`: time and processes. `network`: what is between them. `faults`: what goes wrong, and the load. `ledger`:
+//!   I1-I6 and I12, checked after every step.
+//! * `masters`, `coreapps`, `webapps`, `chatd`: each role's core with a modelled shell around it; of a coreapp, `tasks`
+//!   are its shards and `lines` their connections. `moves`, `layouts`: planned moves and resharding, from end to end.
+//! * `database`, `etcd`, `receiver`: models. `messages`: what travels.
 //!
 //! One seed is one run, always the same. [`Mutation`]s take a rule out, to prove that the ledger notices.
 
@@ -13,11 +14,15 @@ mod coreapps;
 mod database;
 mod etcd;
 mod faults;
+mod layouts;
 mod ledger;
+mod lines;
 mod masters;
 mod messages;
 mod moves;
+mod network;
 mod receiver;
+mod tasks;
 mod webapps;
 mod world;
 
@@ -26,7 +31,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use estafet_model::{ShardCount, WaId};
+use estafet_model::WaId;
 
 pub use world::World;
 
@@ -43,12 +48,20 @@ pub enum Mutation {
     LeaseOnly,
     /// The commit's lock does not conflict with a takeover (`FOR KEY SHARE`).
     WrongLock,
+    /// Shards that are split or merged retire, and their epoch stays as it is.
+    SwitchWithoutFence,
 }
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 5] =
-        [Self::NoDatabaseFence, Self::NoChatdFence, Self::EpochNotRaised, Self::LeaseOnly, Self::WrongLock];
+    pub const ALL: [Self; 6] = [
+        Self::NoDatabaseFence,
+        Self::NoChatdFence,
+        Self::EpochNotRaised,
+        Self::LeaseOnly,
+        Self::WrongLock,
+        Self::SwitchWithoutFence,
+    ];
 }
 
 /// How runs are made.
@@ -99,6 +112,8 @@ pub struct Summary {
     pub commits: u64,
     /// Logins the network admitted.
     pub logins: u64,
+    /// Groups of shards that were split or merged.
+    pub switches: u64,
 }
 
 impl Failure {
@@ -130,8 +145,8 @@ pub fn run(seed: u64, options: &Options) -> Result<Summary, Failure> {
     let mut world = World::new(seed, options, false);
     world.run(options.steps).map_err(|violation| Failure { seed, violation })?;
     let (answered, upstream) = world.ledger.counts();
-    let (commits, logins) = (world.ledger.commits, world.ledger.logins);
-    Ok(Summary { steps: world.steps, digest: world.digest, answered, upstream, commits, logins })
+    let (commits, logins, switches) = (world.ledger.commits, world.ledger.logins, world.database.switches);
+    Ok(Summary { steps: world.steps, digest: world.digest, answered, upstream, commits, logins, switches })
 }
 
 /// Makes one run and gives every line of its trace.
@@ -161,6 +176,7 @@ pub fn run_many(seeds: std::ops::Range<u64>, threads: usize, options: &Options) 
                             sum.upstream += one.upstream;
                             sum.commits += one.commits;
                             sum.logins += one.logins;
+                            sum.switches += one.switches;
                         }
                         Err(failure) => {
                             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -182,9 +198,4 @@ pub fn run_many(seeds: std::ops::Range<u64>, threads: usize, options: &Options) 
 /// The business number.
 pub(crate) fn number() -> WaId {
     WaId::from_u64(15_550_000_001).expect("a number")
-}
-
-/// Its shards.
-pub(crate) fn count() -> ShardCount {
-    ShardCount::new(4).expect("a power of two")
 }

@@ -38,8 +38,9 @@ fn main() -> anyhow::Result<()> {
     match run_many(seed..seed + count, threads, &options) {
         Ok(sum) => {
             println!(
-                "{count} seeds, {} happenings, {} messages answered, {} taken by the network, {} commits, {} logins: no rule broken",
-                sum.steps, sum.answered, sum.upstream, sum.commits, sum.logins
+                "{count} seeds, {} happenings, {} messages answered, {} taken by the network, {} commits, {} logins, {} switches: \
+                 no rule broken",
+                sum.steps, sum.answered, sum.upstream, sum.commits, sum.logins, sum.switches
             );
             Ok(())
         }

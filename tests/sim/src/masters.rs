@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 
 use estafet_coreapp::Target;
 use estafet_etcd::Timing;
-use estafet_master::core::{Core, Effect, Event, MapEntry, Record, Redial, placement::ShardKey, resharding::Shape};
-use estafet_model::BootId;
+use estafet_master::core::{Core, Effect, Event, MapEntry, Record, Redial, placement::ShardKey};
+use estafet_model::{BootId, Layout};
 use estafet_proto::v1;
-use estafet_store::Fence;
+use estafet_store::{Fence, Switch};
 
 use crate::{
+    layouts::{LOOK, switched},
     messages::{Body, Order},
     world::{MS, Place, SECOND, Time, Timer, What, World, micros},
 };
@@ -51,8 +52,11 @@ struct Lease {
     leads: bool,
 }
 
-enum Asked {
+pub(crate) enum Asked {
     Owners { term: i64 },
+    Number { term: i64 },
+    Layout { term: i64, to: Layout },
+    Switch(Switch),
     Claim { term: i64, key: ShardKey, node: String, boot: BootId },
     Etcd { sent: Time },
 }
@@ -60,7 +64,7 @@ enum Asked {
 impl Default for Master {
     fn default() -> Self {
         Self {
-            core: Core::new(BTreeMap::from([(crate::number(), crate::count())])),
+            core: Core::new(BTreeMap::new()),
             nodes: BTreeMap::new(),
             webapps: Vec::new(),
             calls: BTreeMap::new(),
@@ -76,6 +80,11 @@ impl Master {
     /// The owners it has heard of.
     pub(crate) fn map(&self) -> impl Iterator<Item = &MapEntry> {
         self.core.map()
+    }
+
+    /// Remembers what a call was made for.
+    pub(crate) fn ask(&mut self, call: u64, asked: Asked) {
+        self.calls.insert(call, asked);
     }
 
     pub(crate) fn term(&self) -> Option<i64> {
@@ -100,6 +109,7 @@ impl World {
         let (tick, campaign) = (self.between(0, TICK), self.between(0, RENEW));
         self.wake(Place::Master(i), tick, Timer::Beat);
         self.wake(Place::Master(i), campaign, Timer::Campaign);
+        self.wake(Place::Master(i), LOOK, Timer::Look);
     }
 
     pub(crate) fn at_master(&mut self, i: usize, what: What) {
@@ -109,6 +119,7 @@ impl World {
                 self.master_step(i, Event::Ticked);
             }
             What::Woken(Timer::Campaign) => self.campaign(i),
+            What::Woken(Timer::Look) => self.look_at_number(i),
             What::Woken(Timer::Late(call)) => self.master_answered(i, call, Body::Unavailable),
             What::Woken(Timer::Redial { node, boot }) => {
                 let event = Event::Redialled { node: name(node), boot: boot_of(node, boot), outcome: Redial::TimedOut };
@@ -146,7 +157,7 @@ impl World {
             Effect::ReadOwners { term } => {
                 let call = self.fresh();
                 self.masters[i].calls.insert(call, Asked::Owners { term });
-                self.call(place, Place::Database, call, DATABASE, Body::Owners);
+                self.call(place, Place::Database, call, DATABASE, Body::Number);
             }
             Effect::Claim { term, key, node, boot, seen } => {
                 let call = self.fresh();
@@ -171,10 +182,9 @@ impl World {
                 self.push_map(i);
             }
             Effect::Resign => self.resign(i),
-            // Nobody asks for another shard count here. Whoever simulates resharding answers these from the
-            // modelled database, in one transaction with the same locks as a claim.
-            Effect::SetLayout { term, number, .. } | Effect::Switch { term, number, .. } => {
-                self.master_step(i, Event::NotSwitched { term, number });
+            Effect::SetLayout { term, from, to, .. } => self.set_layout(i, term, from, to),
+            Effect::Switch { term, number, from, to, retire, claim, above } => {
+                self.order_switch(i, Switch { number, from, to, retire, claim, above, master_term: term, now_ms: 0 });
             }
         }
     }
@@ -231,12 +241,23 @@ impl World {
     fn master_answered(&mut self, i: usize, call: u64, body: Body) {
         let Some(asked) = self.masters[i].calls.remove(&call) else { return };
         let event = match (asked, body) {
-            (Asked::Owners { term }, Body::OwnersRead(records)) => {
-                let numbers = BTreeMap::from([(crate::number(), Shape::settled(crate::count()))]);
-                self.master_step(i, Event::NumbersRead { term, numbers });
-                Event::OwnersRead { term, records }
+            // The number is read first, as the driver does, so a switch in between is seen with the owners.
+            (Asked::Owners { term }, Body::NumberRead(shape)) => {
+                self.master_step(i, Event::NumbersRead { term, numbers: BTreeMap::from([(crate::number(), shape)]) });
+                let call = self.fresh();
+                self.masters[i].calls.insert(call, Asked::Owners { term });
+                return self.call(Place::Master(i), Place::Database, call, DATABASE, Body::Owners);
             }
+            (Asked::Owners { term }, Body::OwnersRead(records)) => Event::OwnersRead { term, records },
             (Asked::Owners { term }, _) => Event::OwnersUnread { term },
+            (Asked::Number { term }, Body::NumberRead(shape)) => {
+                Event::NumbersRead { term, numbers: BTreeMap::from([(crate::number(), shape)]) }
+            }
+            (Asked::Number { .. }, _) => return,
+            (Asked::Layout { term, to }, Body::LayoutSet(true)) => Event::LayoutSet { term, number: crate::number(), layout: to },
+            (Asked::Layout { term, .. }, _) => Event::NotSwitched { term, number: crate::number() },
+            (Asked::Switch(switch), Body::Switched(epoch)) => switched(switch, epoch),
+            (Asked::Switch(switch), _) => switched(switch, None),
             (Asked::Claim { term, key, node, boot }, Body::Claimed(Some(epoch))) => {
                 Event::Claimed { term, record: Record { key, epoch, node, boot, retired: false } }
             }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use estafet_coreapp::{Target, core::lanes::Post, shard::Questions, shard::order::Facts};
-use estafet_master::core::{Record, Report, placement::ShardKey};
-use estafet_model::{BootId, EndpointId, Epoch, Seq, Slot, WaId};
+use estafet_master::core::{Record, Report, placement::ShardKey, resharding::Shape};
+use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Slot, WaId};
 use estafet_proto::{
     chat::{client_frame, server_frame},
     v1,
 };
-use estafet_store::{Batch, Committed, Fence, InboundRow, MessageRow, SessionRow, StoredEvent};
+use estafet_store::{Batch, Committed, Fence, InboundRow, MessageRow, SessionRow, StoredEvent, Switch};
 
 /// A message, a question or an answer.
 #[derive(Clone, Debug)]
@@ -48,6 +48,14 @@ pub(crate) enum Body {
         seen: Option<Epoch>,
     },
     Owners,
+    /// Which shards the number has, and is to have.
+    Number,
+    SetLayout {
+        term: i64,
+        from: Layout,
+        to: Layout,
+    },
+    Switch(Switch),
     Read(Read),
     // from the database
     /// The transaction has its lock and waits for its client.
@@ -57,6 +65,9 @@ pub(crate) enum Body {
     Unavailable,
     Claimed(Option<Epoch>),
     OwnersRead(Vec<Record>),
+    NumberRead(Shape),
+    LayoutSet(bool),
+    Switched(Option<Epoch>),
     Rows(Rows),
     // to and from etcd
     Campaign {

@@ -18,8 +18,8 @@ use estafet_model::Epoch;
 use estafet_store::Fence;
 
 use crate::{
-    coreapps::Asked,
     messages::{Body, Read},
+    tasks::Asked,
     world::{Place, SECOND, Time, World},
 };
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use estafet_model::{IdGenerator, IdKey, ShardMap, Slot, WaId};
+use estafet_model::{IdGenerator, IdKey, Owner, ShardMap, Slot, WaId};
 use estafet_proto::v1::{self, outcome, request::Action};
 use estafet_webapp::{
     cluster::merge,
@@ -69,8 +69,9 @@ impl Webapp {
     }
 
     /// Who is thought to own what.
-    pub(crate) fn view(&self) -> Vec<(u16, u32, String)> {
-        self.map.iter().map(|(_, owner)| (owner.shard.get(), owner.epoch.get(), owner.address.clone())).collect()
+    pub(crate) fn view(&self) -> Vec<(u16, u16, u32, String)> {
+        let entry = |owner: &Owner| (owner.shard.get(), owner.count.get(), owner.epoch.get(), owner.address.clone());
+        self.map.iter().map(|(_, owner)| entry(owner)).collect()
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -39,7 +39,8 @@ macro_rules! checks {
                 a_number_is_held_once;
             numbers: numbers_are_added_listed_and_removed, one_change_of_the_shard_count_at_a_time,
                 a_split_fences_the_parent_and_its_halves_number_above_it, a_retired_shard_is_never_claimed,
-                a_merge_goes_above_both_halves_and_back_again;
+                a_merge_goes_above_both_halves_and_back_again, a_former_leader_changes_no_layout_and_switches_no_shards,
+                a_layout_and_a_switch_make_their_term_known;
             records: a_message_comes_back_as_it_was_written, messages_stored_before_are_reported,
                 a_position_taken_by_another_message_is_an_error, a_repeated_batch_is_harmless,
                 the_outbox_is_ordered_and_leaves_out_what_is_settled, the_outbox_cursor_only_moves_up,

@@ -146,3 +146,36 @@ pub(crate) async fn a_merge_goes_above_both_halves_and_back_again(store: SharedS
     let children = store.switch_shards(&again).await.unwrap().unwrap();
     assert!(children.iter().all(|child| child.epoch > above && child.epoch > merged[0].epoch));
 }
+
+pub(crate) async fn a_former_leader_changes_no_layout_and_switches_no_shards(store: SharedStore) {
+    store.add_number(&NumberRow::new(number(), count(1), None, NOW)).await.unwrap();
+    let parent = owner(&*store).await;
+    begin(&store, 1, 2).await;
+    let (_, _, switching) = layout(count(1), count(2));
+    let split = |master_term| Switch { master_term, ..switch(1, 2, &[(0, parent.epoch)], &[0, 1]) };
+    // The term is the cluster's: neither the number nor its shards were touched by the new leader.
+    store.raise_term(9).await.unwrap();
+    assert_eq!(store.switch_shards(&split(8)).await.unwrap(), None);
+    assert!(!store.set_layout(number(), switching, Layout::Stable(count(2)), 8).await.unwrap());
+    store.commit(&parent, &messages([message((7, 1), 1)])).await.expect("nothing was retired");
+    assert_eq!(store.numbers().await.unwrap()[0].layout, switching);
+    assert!(store.switch_shards(&split(9)).await.unwrap().is_some());
+    assert!(!store.set_layout(number(), switching, Layout::Stable(count(2)), 8).await.unwrap());
+    assert!(store.set_layout(number(), switching, Layout::Stable(count(2)), 9).await.unwrap());
+}
+
+pub(crate) async fn a_layout_and_a_switch_make_their_term_known(store: SharedStore) {
+    store.add_number(&NumberRow::new(number(), count(1), None, NOW)).await.unwrap();
+    let parent = owner(&*store).await;
+    let elsewhere =
+        async |term| store.claim(other_number(), Shard::ZERO, ShardCount::ONE, None, "core-1", boot(1), term, NOW).await.unwrap();
+    let (stable, prepare, switching) = layout(count(1), count(2));
+    assert!(store.want_shards(number(), count(2)).await.unwrap());
+    assert!(store.set_layout(number(), stable, prepare, 20).await.unwrap());
+    assert_eq!(elsewhere(19).await, None, "the leader of a layout was a newer one");
+    assert!(store.set_layout(number(), prepare, switching, 20).await.unwrap());
+    let split = Switch { master_term: 30, ..switch(1, 2, &[(0, parent.epoch)], &[0, 1]) };
+    assert!(store.switch_shards(&split).await.unwrap().is_some());
+    assert_eq!(elsewhere(29).await, None, "the leader of a switch was a newer one");
+    assert!(elsewhere(30).await.is_some());
+}

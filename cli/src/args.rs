@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Callbacks(crate::callbacks::CallbacksArgs),
     /// Look at the files of a number: uploaded and received ones.
     Media(crate::media::FilesArgs),
+    /// Show what happened to a message, step by step, and what it waited for longest.
+    Trace(crate::trace::TraceArgs),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.

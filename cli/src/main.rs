@@ -15,6 +15,7 @@ mod phone;
 mod sandbox;
 mod status;
 mod template;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Number(args) => number::run(args).await,
         Command::Callbacks(args) => callbacks::run(args).await,
         Command::Media(args) => media::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -16,6 +16,7 @@ mod requirements;
 mod shards;
 mod templates;
 mod text;
+mod trace;
 mod types;
 mod vectors;
 mod webhook_trust;

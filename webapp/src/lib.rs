@@ -11,7 +11,7 @@
 //! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
 //! * [`cluster`]: the map from the masters, connections to coreapps.
 //! * `numbers`: which numbers are served, and which one a request is for.
-//! * `http`: the server below the routes.
+//! * `http`: the server below the routes. `trace`: the timeline of a message (pure).
 //!
 //! [`start`] serves on a listener; [`app`] gives the same routes for in-process use.
 
@@ -34,6 +34,7 @@ mod route;
 mod routes;
 mod settings;
 mod template;
+mod trace;
 
 use std::sync::Arc;
 

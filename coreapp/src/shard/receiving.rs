@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use estafet_model::{MessageId, Seq, Slot, Status, WaId};
-use estafet_store::{NewInbound, StatusRow};
+use estafet_store::{NewInbound, StatusRow, Times};
 use estafet_upstream::{
     Delivery, Item,
     e2e::{self, IdentityKey, Ratchet, Sealed},
@@ -115,13 +115,19 @@ impl Shard {
     }
 
     /// Records a status of a message and tells it, if it is news; says whether it was.
-    pub(super) fn reached(
+    pub(super) fn reached(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) -> bool {
+        self.reached_after(at, id, status, at_ms, error_code, None)
+    }
+
+    /// The same of a message that left the queue at `left`.
+    pub(super) fn reached_after(
         &mut self,
         at: (Slot, Seq),
         id: &MessageId,
         status: Status,
         at_ms: i64,
         error_code: Option<u16>,
+        left: Option<i64>,
     ) -> bool {
         let forgets = self.settings.settings.pass_through;
         if forgets && status == Status::Read && !self.receipts.knows(at) {
@@ -134,7 +140,8 @@ impl Shard {
             self.pending.batch.forgotten_messages.push(at);
         }
         self.metrics.reached(status);
-        self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
+        let times = Times { left, ..Times::of(status, at_ms) };
+        self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms, times });
         self.status_event(at, id, status, at_ms, error_code);
         true
     }
@@ -188,7 +195,15 @@ impl Shard {
         let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, identity, &content);
         let kind = if media::waits(&content) { media::KIND } else { "inbound_message" };
         self.event(slot, Some(sender), kind, at_ms, body);
-        self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, body: content });
+        self.pending.inbound(NewInbound {
+            slot,
+            id,
+            sender,
+            profile_name,
+            sent_at_ms: at_ms,
+            stored_at_ms: self.now_ms,
+            body: content,
+        });
     }
 }
 

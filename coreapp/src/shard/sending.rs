@@ -90,7 +90,7 @@ impl Shard {
             return;
         }
         let most = PREPARE.min(self.config.group_commit_rows);
-        let messages = self.outbox.next(most, |message| self.files.may_go(message));
+        let messages = self.outbox.next(most, self.now_ms, |message| self.files.may_go(message));
         self.prepare_files();
         if messages.is_empty() {
             return;
@@ -234,12 +234,12 @@ impl Shard {
     /// The upstream took a message, or refused it for good.
     fn verdict(&mut self, verdict: Verdict) {
         let Verdict { slot, seq, error_code, at_ms, .. } = verdict;
-        let Some(message) = self.outbox.settled(slot, seq) else { return };
+        let Some((message, left_ms)) = self.outbox.settled(slot, seq) else { return };
         self.unsettled = self.unsettled.saturating_sub(1);
         let status = if error_code.is_some() { Status::Failed } else { Status::Sent };
         self.metrics.sent.add(u64::from(status == Status::Sent), &[]);
         let id = MessageId::outgoing(message.recipient, message.id_key);
-        if self.reached((slot, seq), &id, status, at_ms, error_code) {
+        if self.reached_after((slot, seq), &id, status, at_ms, error_code, Some(left_ms)) {
             self.measure((slot, seq), &id, status, at_ms);
         }
         self.files.forget((slot, seq));

@@ -27,10 +27,10 @@ mod version;
 use std::{ops::RangeInclusive, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 
 pub use batch::{
-    Batch, Committed, DeadLetter, Delivered, EventRef, NewEvent, NewInbound, NewMessage, Requeued, SessionRow, StatusRow,
+    Batch, Committed, DeadLetter, Delivered, EventRef, NewEvent, NewInbound, NewMessage, Requeued, SessionRow, StatusRow, Times,
 };
 pub use media::{MediaRow, MediaStore, ProviderRow};
 pub use mysql::MySqlStore;
@@ -276,6 +276,9 @@ pub trait Store: MediaStore {
 
     /// Messages by position (for a retry request of a phone).
     async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>>;
+
+    /// The message of this key, wherever it is.
+    async fn message_of(&self, number: WaId, key: IdKey) -> Result<Option<MessageRow>>;
 
     /// Statuses of the given messages; absent ones were never settled.
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>>;

@@ -13,6 +13,7 @@ mod providers;
 mod services;
 mod settings;
 mod shards;
+mod trace;
 mod users;
 
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
@@ -124,6 +125,7 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
         ),
         ("/v1/estafet/callbacks/delivered", vec![(M::GET, Admin, Others, handler(callbacks::delivered))]),
         ("/v1/estafet/callbacks/replay", vec![(M::POST, Admin, Others, handler(callbacks::replay))]),
+        ("/v1/estafet/messages/{id}/trace", vec![(M::GET, Admin, Others, handler(trace::read))]),
         ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
         (
             "/v1/contacts/{wa_id}/identity",

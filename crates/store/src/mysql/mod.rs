@@ -20,7 +20,7 @@ mod shared;
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySqlConnectOptions};
 
 use self::connections::Connections;
@@ -156,6 +156,10 @@ impl Store for MySqlStore {
 
     async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
         read::messages(&self.reader, number, at).await
+    }
+
+    async fn message_of(&self, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
+        read::message_of(&self.reader, number, key).await
     }
 
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {

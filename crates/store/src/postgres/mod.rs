@@ -20,7 +20,7 @@ mod tls;
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{ConnectOptions, Connection, migrate::Migrator, postgres::PgConnectOptions};
 
 use self::{
@@ -173,6 +173,10 @@ impl Store for PostgresStore {
 
     async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
         read::messages(&self.reader, number, at).await
+    }
+
+    async fn message_of(&self, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
+        read::message_of(&self.reader, number, key).await
     }
 
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {

@@ -86,7 +86,11 @@ async fn unknown_messages_are_not_found_and_only_administrators_may_ask() -> any
     for id in ["gBGGFlA5FpafAgkOuJbRq54qwbM", "ABGGFlA5FpafAgo6tHcNmNjXmuSf", "foreign", "%ff"] {
         let answer = world.admin.call(Method::GET, &format!("/v1/estafet/messages/{id}/trace"), None).await?;
         assert_eq!((answer.status, answer.error_code()), (404, Some(1006)), "{id}: {}", answer.text);
-        assert!(answer.text_at("/errors/0/details").is_some_and(|details| details.contains("No such message")), "{}", answer.text);
+        assert!(
+            answer.text_at("/errors/0/details").is_some_and(|details| details.contains("No such message")),
+            "{}",
+            answer.text
+        );
     }
     let id = world.admin.send_text(KERRY, "mine").await?;
     let user = world.admin.create_user("clerk", "Cl3rk!pass").await?;

@@ -190,19 +190,13 @@ mod tests {
     }
 
     fn shown(steps: &[Step]) -> Vec<(&str, i64, &str, i64, bool)> {
-        steps
-            .iter()
-            .map(|s| (s.step, s.at_ms, s.wait.unwrap_or_default(), s.waited_ms.unwrap_or_default(), s.awaited))
-            .collect()
+        steps.iter().map(|s| (s.step, s.at_ms, s.wait.unwrap_or_default(), s.waited_ms.unwrap_or_default(), s.awaited)).collect()
     }
 
     #[test]
     fn a_message_that_was_read_shows_every_wait_and_the_longest() {
         let message = message(0b0111, Times { delivered: Some(1100), seen: Some(9000), ..times(1010, 1030) });
-        let callbacks = [
-            told("delivered", 1100, End::Taken { at_ms: 1150 }),
-            told("read", 9000, End::Taken { at_ms: 30_000 }),
-        ];
+        let callbacks = [told("delivered", 1100, End::Taken { at_ms: 1150 }), told("read", 9000, End::Taken { at_ms: 30_000 })];
         let steps = outgoing(&message, &callbacks, 99_000);
         assert_eq!(
             shown(&steps),
@@ -226,7 +220,10 @@ mod tests {
         let queued = outgoing(&message(0, Times::default()), &[], 5004);
         assert_eq!(shown(&queued)[2], ("sent", 5004, "queue and network", 4000, true));
         let sent = outgoing(&message(1, times(1010, 1030)), &[told("sent", 1030, End::Open)], 2030);
-        assert_eq!(shown(&sent)[4..], [("delivered", 2030, "phone", 1000, true), ("callback taken", 2030, "receiver", 1000, true)]);
+        assert_eq!(
+            shown(&sent)[4..],
+            [("delivered", 2030, "phone", 1000, true), ("callback taken", 2030, "receiver", 1000, true)]
+        );
         assert_eq!(longest(&sent).unwrap().wait, Some("phone"), "of equal ones the first");
     }
 
@@ -243,8 +240,15 @@ mod tests {
 
     #[test]
     fn clocks_that_differ_make_no_negative_wait_and_times_that_were_not_noted_no_step() {
-        let steps = outgoing(&Outgoing { made_ms: 1010, ..message(0b0011, Times { delivered: Some(1500), ..Times::default() }) }, &[], 1500);
-        assert_eq!(shown(&steps), [("accepted", 1004, "routing", 0, false), ("made", 1010, "", 0, false), ("delivered", 1500, "phone", 490, false)]);
+        let steps = outgoing(
+            &Outgoing { made_ms: 1010, ..message(0b0011, Times { delivered: Some(1500), ..Times::default() }) },
+            &[],
+            1500,
+        );
+        assert_eq!(
+            shown(&steps),
+            [("accepted", 1004, "routing", 0, false), ("made", 1010, "", 0, false), ("delivered", 1500, "phone", 490, false)]
+        );
     }
 
     #[test]

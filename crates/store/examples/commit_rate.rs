@@ -89,7 +89,14 @@ fn batch(fence: &Fence, rows: usize, kind: Kind, mut seq: impl FnMut() -> Seq) -
             }
             Kind::Receipts => {
                 let statuses = StatusSet::from_bits(3);
-                batch.statuses.push(StatusRow { slot, seq, statuses, error_code: None, changed_at_ms: 0, times: Times::default() });
+                batch.statuses.push(StatusRow {
+                    slot,
+                    seq,
+                    statuses,
+                    error_code: None,
+                    changed_at_ms: 0,
+                    times: Times::default(),
+                });
                 batch.sessions.push(SessionRow { slot, peer: recipient, state: BODY });
                 let kind = "status_change";
                 batch.events.push(NewEvent {

@@ -81,9 +81,8 @@ pub(super) async fn messages(reader: &Connections, number: WaId, places: &[(Slot
 }
 
 pub(super) async fn message_of(reader: &Connections, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
-    let step = Step::new(
-        "SELECT slot, seq, id_key, recipient, accepted_at, body FROM message_out WHERE id_key = $1 AND number = $2",
-    );
+    let step =
+        Step::new("SELECT slot, seq, id_key, recipient, accepted_at, body FROM message_out WHERE id_key = $1 AND number = $2");
     let rows = reader.query(step.bind(key.0.to_vec()).bind(number.as_i64())).await?;
     Ok(rows.iter().find_map(message))
 }
@@ -158,9 +157,10 @@ pub(super) async fn inbound(reader: &Connections, number: WaId, ids: &[String]) 
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let step = Step::new("SELECT id, sender, sent_at, stored_at, read_at FROM message_in WHERE number = $1 AND id = ANY($2::text[])")
-        .bind(number.as_i64())
-        .bind(ids.iter().map(|id| storable(id)).collect::<Vec<_>>());
+    let step =
+        Step::new("SELECT id, sender, sent_at, stored_at, read_at FROM message_in WHERE number = $1 AND id = ANY($2::text[])")
+            .bind(number.as_i64())
+            .bind(ids.iter().map(|id| storable(id)).collect::<Vec<_>>());
     let rows = reader.query(step).await?;
     Ok(rows.iter().filter_map(|row| decode::inbound(row.get(0), (row.get(1), row.get(2), row.get(3), row.get(4)))).collect())
 }

@@ -92,9 +92,7 @@ async fn statuses(tx: &mut SqliteConnection, number: i64, list: &[StatusRow]) ->
     if list.is_empty() {
         return Ok(());
     }
-    let row = |s: &StatusRow| {
-        (s.slot.get(), s.seq.get(), s.statuses.bits(), s.error_code, s.changed_at_ms, s.times.columns())
-    };
+    let row = |s: &StatusRow| (s.slot.get(), s.seq.get(), s.statuses.bits(), s.error_code, s.changed_at_ms, s.times.columns());
     let sql = "INSERT INTO message_state
            (number, slot, seq, statuses, error_code, changed_at, left_at, sent_at, delivered_at, seen_at, failed_at)
          SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, value->>'$[5][0]', value->>'$[5][1]',

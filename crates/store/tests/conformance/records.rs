@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use estafet_model::{EndpointId, StatusSet};
-use estafet_store::{Batch, Committed, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow, Times};
+use estafet_store::{
+    Batch, Committed, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow, Times,
+};
 
 use crate::given::*;
 

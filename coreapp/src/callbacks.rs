@@ -20,7 +20,10 @@ use reqwest::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use url::Url;
 
 use crate::{
@@ -29,6 +32,7 @@ use crate::{
     media::{self, Courier},
     settings::Versioned,
     signing::Signer,
+    stats::AppStats,
 };
 
 /// What became of a post.
@@ -69,6 +73,7 @@ pub struct Poster {
     accept_2xx: bool,
     clients: Clients,
     courier: Courier,
+    stats: Arc<AppStats>,
 }
 
 /// The HTTP clients of a node, by whom they trust and where they go. To make one, every
@@ -192,9 +197,16 @@ fn client(reach: &Reach) -> Result<Client, reqwest::Error> {
 
 impl Poster {
     /// A poster for the callbacks of one shard of `number`, to all its receivers.
-    pub(crate) fn new(number: WaId, config: &Config, clock: Clock, clients: Clients, courier: Courier) -> Self {
+    pub(crate) fn new(
+        number: WaId,
+        config: &Config,
+        clock: Clock,
+        clients: Clients,
+        courier: Courier,
+        stats: Arc<AppStats>,
+    ) -> Self {
         let timeout = Duration::from_millis(config.callback_timeout_ms);
-        Self { number, clock, timeout, accept_2xx: config.accept_2xx, clients, courier }
+        Self { number, clock, timeout, accept_2xx: config.accept_2xx, clients, courier, stats }
     }
 
     /// Posts what arrives, concurrently, until the sender of posts is gone.
@@ -230,12 +242,18 @@ impl Poster {
         let event = post.event;
         let Some(target) = target else { return Posted { event, result: Err(Failure::NotConfigured) } };
         if post.kind == media::KIND {
-            match self.courier.complete(self.number, &post.body, &settings).await {
+            let completed = self.courier.complete(self.number, &post.body, &settings).await;
+            self.stats.download(completed.is_ok());
+            match completed {
                 Ok(body) => post.body = body,
                 Err(problem) => return Posted { event, result: Err(Failure::NoFile(problem)) },
             }
         }
-        Posted { event, result: self.send(post, target).await }
+        let kind = if post.kind == media::KIND { "inbound_message".to_owned() } else { post.kind.clone() };
+        let began = Instant::now();
+        let result = self.send(post, target).await;
+        self.stats.callback(&kind, &result, began.elapsed());
+        Posted { event, result }
     }
 
     async fn send(&self, post: Post, target: Target) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use std::{pin::Pin, time::Duration};
 
 use estafet_model::{ApiError, WaId};
 use estafet_proto::v1::{
-    self, OutcomeFrame, ReloadSettingsRequest, ReloadSettingsResponse, RequestFrame,
+    self, OutcomeFrame, ReadStatsRequest, ReadStatsResponse, ReloadSettingsRequest, ReloadSettingsResponse, RequestFrame,
     data_server::{Data, DataServer},
 };
 use estafet_tls::{Peer, Role};
@@ -98,6 +98,13 @@ impl Data for DataService {
             WaId::from_u64(number).map_err(|error| Status::invalid_argument(ApiError::invalid("number", error).to_string()))?;
         let version = self.node.reload_settings(number, version).await.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(ReloadSettingsResponse { version }))
+    }
+
+    async fn read_stats(&self, request: Request<ReadStatsRequest>) -> Result<Response<ReadStatsResponse>, Status> {
+        Peer::admit(&request, &CALLERS)?;
+        let number = WaId::from_u64(request.into_inner().number);
+        let number = number.map_err(|error| Status::invalid_argument(ApiError::invalid("number", error).to_string()))?;
+        Ok(Response::new(self.node.stats(number)))
     }
 }
 

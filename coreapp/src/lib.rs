@@ -12,6 +12,7 @@
 //! * [`cluster`]: reports to the masters and takes their orders.
 //! * [`grpc`]: the data service the webapps talk to. [`callbacks`]: posts them, signed by `signing`.
 //! * `retention`: removes delivered callbacks that were kept long enough. [`settings`]: live settings.
+//! * [`stats`]: what is counted for a number.
 //!
 //! On a crash nothing is lost that was answered: the next owner loads the outbox and the callbacks from
 //! the database and goes on under a higher epoch.
@@ -28,6 +29,7 @@ mod retention;
 pub mod settings;
 pub mod shard;
 mod signing;
+pub mod stats;
 
 pub use config::Config;
 pub use core::handoff::Target;

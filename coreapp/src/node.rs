@@ -7,11 +7,14 @@ use std::{
 
 use estafet_media::{Blobs, guard::Policy};
 use estafet_model::{BootId, EndpointId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId};
-use estafet_proto::v1::{GatewayStatus, NumberState, outcome::Result as Answer};
+use estafet_proto::v1::{GatewayStatus, NumberState, ReadStatsResponse, outcome::Result as Answer};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
 use estafet_upstream::{ConnectError, Standby, Upstream};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,6 +31,7 @@ use crate::{
     retention::Retention,
     settings::LiveSettings,
     shard::{Channels, Context, KeyRing, KeysError, NumberKeys, Runner},
+    stats::{AppStats, Measure, Registry},
 };
 
 /// Requests waiting for one shard. Webapps hold credits for fewer.
@@ -113,6 +117,7 @@ struct Route {
     conditions: mpsc::Sender<String>,
     targets: mpsc::Sender<Target>,
     drain: CancellationToken,
+    stats: Arc<AppStats>,
 }
 
 impl Node {
@@ -131,6 +136,8 @@ impl Node {
             tasks: deps.tasks,
             boot: deps.boot,
             holder: deps.holder,
+            stats: Registry::default(),
+            started: Instant::now(),
             state: NodeState::default(),
             moved: Moved::default(),
         };
@@ -181,7 +188,8 @@ impl Node {
         self.live_settings(number).reload(&self.context.store, 0).await.map_err(Error::Settings)?;
         let keys = self.keys.of(&self.context.store, number).await?;
         let (clock, clients, courier) = (self.context.clock.clone(), self.clients.clone(), self.context.courier.clone());
-        let poster = Poster::new(number, &self.context.config, clock, clients, courier);
+        let stats = self.context.stats.of(number);
+        let poster = Poster::new(number, &self.context.config, clock, clients, courier, stats);
         Ok(Prepared { keys, poster, standby: None })
     }
 
@@ -241,7 +249,9 @@ impl Node {
         let channels =
             Channels { requests, posts: post_sender, posted, settings: receiver, conditions, targets, drain: drain.clone() };
         let runner = Runner::new(self.context.clone(), fence, keys, standby, channels);
-        let route = Route { fence, requests: request_sender, conditions: condition_sender, targets: target_sender, drain };
+        let stats = self.context.stats.of(fence.number);
+        let (conditions, targets) = (condition_sender, target_sender);
+        let route = Route { fence, requests: request_sender, conditions, targets, drain, stats };
         self.context.moved.returned(&fence);
         self.routes().entry(fence.number).or_default().push(route);
         let node = self.clone();
@@ -323,6 +333,8 @@ impl Node {
         };
         let elsewhere = || self.context.moved.answer(number, slot);
         let Some(route) = route else { return reply.send(elsewhere()) };
+        let measure = Measure::begin(route.stats.clone(), action.name());
+        let reply = Reply::Measured(Box::new((reply, measure)));
         match route.requests.try_send(ShardRequest { slot, action, reply }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(request)) => request.reply.send(elsewhere()),
@@ -361,6 +373,15 @@ impl Node {
     /// Finds out whether the message database is reached.
     pub(crate) async fn probe_database(&self) -> estafet_store::Result<()> {
         self.context.store.numbers().await.map(drop)
+    }
+
+    /// What this process has counted for a number, and its name.
+    pub fn stats(&self, number: WaId) -> ReadStatsResponse {
+        let Context { stats, started, config, boot, .. } = &self.context;
+        let shards: Vec<NumberState> =
+            self.state().snapshot().into_iter().filter(|state| state.number == number.as_u64()).collect();
+        let node = format!("{}:{:.12}", config.node, boot.to_string());
+        ReadStatsResponse { node, stats: stats.of(number).stats(&shards, started.elapsed()) }
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {

@@ -6,6 +6,8 @@ use estafet_proto::v1::{self, move_callbacks::How, outcome::Result as Answer, re
 use estafet_store::EventRef;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::stats::Measure;
+
 /// What a webapp asks of the owner of a slot.
 #[derive(Debug)]
 pub enum Action {
@@ -62,6 +64,20 @@ pub enum Move {
     Replay,
 }
 
+impl Action {
+    /// What it is, for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Submit { .. } => "submit",
+            Self::MarkRead { .. } => "mark_read",
+            Self::MoveCallbacks { .. } => "move_callbacks",
+            Self::CheckContacts { .. } => "check_contacts",
+            Self::ReadIdentity { .. } => "read_identity",
+            Self::AcknowledgeIdentity { .. } => "acknowledge_identity",
+        }
+    }
+}
+
 /// A request on its way to the shard.
 #[derive(Debug)]
 pub struct ShardRequest {
@@ -85,6 +101,8 @@ pub enum Reply {
     },
     /// To a single call.
     Single(oneshot::Sender<v1::Outcome>),
+    /// Measured on its way.
+    Measured(Box<(Self, Measure)>),
 }
 
 impl Reply {
@@ -95,6 +113,11 @@ impl Reply {
                 if outcomes.try_send(v1::Outcome { correlation, result: Some(answer) }).is_err() {
                     tracing::debug!(correlation, "webapp left before its answer");
                 }
+            }
+            Self::Measured(measured) => {
+                let (reply, measure) = *measured;
+                measure.end(&answer);
+                reply.send(answer);
             }
             Self::Single(outcome) => drop(outcome.send(v1::Outcome { correlation: 0, result: Some(answer) })),
         }

@@ -14,6 +14,7 @@ mod reading;
 mod replay;
 mod requirements;
 mod shards;
+mod statistics;
 mod templates;
 mod text;
 mod trace;

@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     numbers::{Numbers, Parts, Tenant},
     route::Router,
+    served::Served,
     template::{Library, Shelf},
 };
 
@@ -66,7 +67,7 @@ impl App {
         let key = secret_key(&store).await?;
         let tag = store.next_tag().await.map_err(|source| Error::Store { what: "the id generator", source })?;
         let hasher = Hasher::new(config.limits.waiting_hashes).map_err(|error| Error::Hash(error.to_string()))?;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new(Served::new(&config.node, config.limits.connections)));
         let router = Router::start(&config, deps.connect.clone(), deps.map.clone(), &tasks, metrics.clone());
         let parts = Parts {
             config: config.clone(),

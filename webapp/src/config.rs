@@ -12,6 +12,10 @@ use crate::error::Error;
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Name of the process in statistics.
+    pub node: String,
+    /// Statistics show one member for each node, as the original did with several of them.
+    pub multiconnect: bool,
     /// The business number served; without it every number of the database.
     pub number: Option<WaId>,
     /// `POST /v1/account/shards` must carry a certificate, as from v2.45 on.
@@ -127,6 +131,8 @@ pub struct Limits {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            node: "webapp-0".to_owned(),
+            multiconnect: false,
             number: None,
             require_cert_for_shards: true,
             registered: false,

@@ -12,16 +12,19 @@
 //! * [`cluster`]: the map from the masters, connections to coreapps.
 //! * `numbers`: which numbers are served, and which one a request is for.
 //! * `http`: the server below the routes. `trace`: the timeline of a message (pure).
+//! * `exposition`, `served`, `census`: statistics in the words of the original.
 //!
 //! [`start`] serves on a listener; [`app`] gives the same routes for in-process use.
 
 mod answer;
 mod app;
 mod auth;
+mod census;
 pub mod cluster;
 mod config;
 mod contacts;
 mod error;
+mod exposition;
 mod http;
 mod json;
 mod limiter;
@@ -32,6 +35,7 @@ mod numbers;
 mod request;
 mod route;
 mod routes;
+mod served;
 mod settings;
 mod template;
 mod trace;

@@ -8,6 +8,8 @@ use opentelemetry::{
     metrics::{Counter, Gauge, Histogram, UpDownCounter},
 };
 
+use crate::served::Served;
+
 /// Instruments of the webapp.
 pub(crate) struct Metrics {
     requests: Counter<u64>,
@@ -21,14 +23,16 @@ pub(crate) struct Metrics {
     uploaded_bytes: Counter<u64>,
     downloads: Counter<u64>,
     downloaded_bytes: Counter<u64>,
+    served: Served,
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(served: Served) -> Self {
         let meter = estafet_runtime::metrics::meter("webapp");
         let counter =
             |name: &'static str, description: &'static str| meter.u64_counter(name).with_description(description).build();
         Self {
+            served,
             requests: meter.u64_counter("webapp_requests").with_description("Requests answered").build(),
             duration: meter
                 .f64_histogram("webapp_request_duration_seconds")
@@ -61,8 +65,14 @@ impl Metrics {
         self.map_epochs.record(map.iter().map(|(_, owner)| u64::from(owner.epoch.get())).sum(), &[]);
     }
 
+    /// The same in the words of the original, and what only it has.
+    pub(crate) fn served(&self) -> &Served {
+        &self.served
+    }
+
     /// A request was answered.
     pub(crate) fn answered(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
+        self.served.answered((route, method, status), took);
         let route = KeyValue::new("route", route);
         self.duration.record(took.as_secs_f64(), std::slice::from_ref(&route));
         self.requests.add(1, &[route, KeyValue::new("method", method), KeyValue::new("status", i64::from(status))]);
@@ -97,6 +107,7 @@ impl Metrics {
 
     /// Connections were opened (or, negative, closed).
     pub(crate) fn connections(&self, change: i64) {
+        if change > 0 { self.served.opened() } else { self.served.closed() }
         self.connections.add(change, &[]);
     }
 }

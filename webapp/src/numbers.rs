@@ -21,6 +21,7 @@ use crate::{
         accounts::{ADMIN, Accounts},
         hasher::Hasher,
     },
+    census::Census,
     config::Config,
     contacts::Contacts,
     error::Error,
@@ -41,6 +42,7 @@ pub(crate) struct Tenant {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) contacts: Arc<Contacts>,
     pub(crate) settings: SettingsService,
+    pub(crate) census: Census,
 }
 
 #[derive(Default)]
@@ -152,7 +154,8 @@ impl Parts {
             settings.set_initial_url(url, tasks).await?;
         }
         let contacts = Arc::new(Contacts::new(number, store.clone(), clock.clone(), tasks.clone(), router.clone()));
-        Ok(Tenant { number, accounts, contacts, settings })
+        let census = Census::new(number, store.clone(), clock.clone());
+        Ok(Tenant { number, accounts, contacts, settings, census })
     }
 }
 

@@ -118,6 +118,8 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     let blobs = args.media.open(None).await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_webapp::Config {
+        node: format!("{}:{:.12}", estafet_runtime::host_name(), estafet_runtime::boot_id().to_string()),
+        multiconnect: true,
         number: args.number,
         registered: true,
         allow_loopback_http: args.allow_loopback_http,

@@ -192,6 +192,7 @@ fn coreapp_config(args: &SandboxArgs) -> estafet_coreapp::Config {
 
 fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
     estafet_webapp::Config {
+        node: estafet_runtime::host_name(),
         number: Some(args.number),
         registered: !args.unregistered,
         allow_loopback_http: true,

@@ -10,6 +10,7 @@ use super::{Order, Shard};
 use crate::{
     core::{life::Reason, pending::Effect},
     request::{Reply, not_owner},
+    stats::count,
 };
 
 /// An answer that waits for its commit.
@@ -55,10 +56,16 @@ impl Shard {
                 self.metrics.commits.add(1, &[]);
                 self.metrics.commit_seconds.record(took.as_secs_f64(), &[]);
                 self.metrics.rows.add(batch.rows() as u64, &[]);
-                self.metrics.accepted.add((batch.messages.len() - stored.duplicate_messages.len()) as u64, &[]);
+                let accepted = (batch.messages.len() - stored.duplicate_messages.len()) as u64;
+                self.metrics.accepted.add(accepted, &[]);
+                let stats = &self.metrics.stats;
+                stats.commits.add(took);
+                count(&stats.persisted_out, accepted);
+                count(&stats.persisted_in, batch.inbound.len() as u64);
                 self.perform(effects, &stored.duplicate_messages, retried);
             }
             Err(Error::Fenced { .. }) => {
+                self.metrics.stats.failed_commits.add(took);
                 tracing::warn!(number = %self.fence.number, shard = %self.fence.shard, epoch = %self.fence.epoch, "fenced: a newer epoch owns the shard");
                 self.metrics.fenced.add(1, &[]);
                 replies(effects).for_each(|reply| reply.send(not_owner()));
@@ -68,6 +75,7 @@ impl Shard {
                 if error.is_retryable() {
                     self.writes.unanswered(self.now.checked_sub(took).unwrap_or(self.now));
                 }
+                self.metrics.stats.failed_commits.add(took);
                 let since = *self.database_lost_since.get_or_insert(self.now);
                 let lost_for = self.now.saturating_duration_since(since);
                 tracing::error!(%error, ?lost_for, rows = batch.rows(), "commit without an answer, trying again");

@@ -6,7 +6,9 @@ use opentelemetry::{
     metrics::{Counter, Histogram},
 };
 
-use crate::{callbacks::Failure, core::receipts::Latency};
+use std::sync::Arc;
+
+use crate::{callbacks::Failure, core::receipts::Latency, stats::AppStats};
 
 /// Boundaries for what may take milliseconds or weeks.
 const SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 60.0, 600.0, 3_600.0, 86_400.0];
@@ -26,6 +28,8 @@ pub(super) struct Metrics {
     pub(super) fenced: Counter<u64>,
     pub(super) dead_letters: Counter<u64>,
     posts: Counter<u64>,
+    /// What the number's own statistics tell.
+    pub(super) stats: Arc<AppStats>,
 }
 
 impl Metrics {
@@ -55,6 +59,7 @@ impl Metrics {
             fenced: counter("writes_fenced", "Transactions refused because a newer epoch owns the shard"),
             dead_letters: counter("callback_dead_letters", "Callbacks given up after the age limit"),
             posts: counter("callback_posts", "Callbacks posted, by result and receiver"),
+            stats: Arc::default(),
         }
     }
 

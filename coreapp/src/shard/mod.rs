@@ -60,6 +60,7 @@ use crate::{
     },
     request::{Action, Reply, ShardRequest, not_owner},
     settings::Versioned,
+    stats::AppStats,
 };
 use committing::{Answered, Transaction};
 use handing::Handing;
@@ -183,6 +184,13 @@ impl Shard {
             orders: Vec::new(),
             config,
         }
+    }
+
+    /// Counts into these from now on.
+    #[must_use]
+    pub fn counting(mut self, stats: Arc<AppStats>) -> Self {
+        self.metrics.stats = stats;
+        self
     }
 
     /// Starts to accept and to connect.

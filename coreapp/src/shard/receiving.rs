@@ -16,6 +16,7 @@ use super::{
 use crate::{
     core::{event, peer::Peer, pending::Effect},
     media,
+    stats::count,
 };
 
 /// Deliveries decided together.
@@ -94,6 +95,7 @@ impl Shard {
                     let is_new = facts.known_inbound.insert(message_id.clone()) && !self.inbound.contains(&message_id);
                     if is_new {
                         self.inbound.put(message_id.clone(), ());
+                        count(&self.metrics.stats.from_server, 1);
                         let content = self.decrypt(sender, &sealed, &identity_key, at_ms);
                         self.store_inbound(sender, message_id, at_ms, profile_name, content);
                     }
@@ -140,6 +142,7 @@ impl Shard {
             self.pending.batch.forgotten_messages.push(at);
         }
         self.metrics.reached(status);
+        self.metrics.stats.status(status);
         let times = Times { left, ..Times::of(status, at_ms) };
         self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms, times });
         self.status_event(at, id, status, at_ms, error_code);
@@ -158,6 +161,7 @@ impl Shard {
     fn decrypt(&mut self, sender: WaId, sealed: &Sealed, identity_key: &[u8], at_ms: i64) -> Bytes {
         match self.open(sender, sealed, identity_key, at_ms) {
             Ok(plaintext) => {
+                count(&self.metrics.stats.decoded, 1);
                 self.store_session(Slot::of(sender), sender);
                 plaintext.into()
             }

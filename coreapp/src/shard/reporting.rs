@@ -140,8 +140,10 @@ impl Shard {
             shard: self.fence.shard.get().into(),
             shard_count: self.fence.count.get().into(),
             epoch: self.fence.epoch.get().into(),
-            outbox: self.outbox.len() as u64,
+            // What was accepted in this epoch and does not fit into memory is only counted.
+            outbox: self.unsettled.max(self.outbox.len() as u64),
             callbacks: self.outlets.len() as u64,
+            arrived: (self.arrived.len() + self.deciding.as_ref().map_or(0, Vec::len)) as u64,
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     node::{Moved, NodeState},
     request::ShardRequest,
     settings::Versioned,
+    stats::Registry,
 };
 
 /// What the shards of one node share.
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) tasks: Tasks,
     pub(crate) boot: BootId,
     pub(crate) holder: String,
+    pub(crate) stats: Registry,
+    pub(crate) started: Instant,
     pub(crate) state: NodeState,
     pub(crate) moved: Moved,
 }
@@ -101,6 +104,7 @@ impl Runner {
         let settings = channels.settings.borrow_and_update().clone();
         let (now, now_ms) = (Instant::now().into_std(), context.clock.now_ms());
         let shard = Shard::new(context.config.clone(), fence, keys, settings, now, now_ms);
+        let shard = shard.counting(context.stats.of(fence.number));
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
         Self { context, shard, login, standby, channels, jobs: FuturesUnordered::new(), link: None, backoff }
     }
@@ -223,13 +227,16 @@ impl Runner {
                 self.link = None;
                 let delay = if at_once { Duration::ZERO } else { self.backoff.next_delay() };
                 let (upstream, login) = (self.context.upstream.clone(), self.login.clone());
-                let standby = self.standby.take();
+                let (standby, stats) = (self.standby.take(), self.context.stats.of(number));
                 self.jobs.push(Box::pin(async move {
                     tokio::time::sleep(delay).await;
-                    Done::Connected(match standby {
+                    let began = Instant::now();
+                    let connected = match standby {
                         Some(standby) => standby.activate(login).await,
                         None => upstream.connect(login).await,
-                    })
+                    };
+                    stats.connection(connected.is_ok(), began.elapsed());
+                    Done::Connected(connected)
                 }));
             }
         }

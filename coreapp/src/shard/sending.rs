@@ -4,7 +4,7 @@
 //! stepped sessions, and only after that commit put the frames on the connection. So a ratchet never
 //! steps twice to the same place, and a message that was prepared but not sent is simply prepared anew.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use estafet_model::{Code, MessageId, Slot, Status, WaId};
 use estafet_store::{MessageRow, SessionRow};
@@ -113,6 +113,7 @@ impl Shard {
     }
 
     pub(super) fn files_prepared(&mut self, at: (Slot, estafet_model::Seq), prepared: Prepared) {
+        self.metrics.stats.upload(prepared.is_ok());
         self.files.prepared(at, prepared);
         self.outbox.released(at.0);
     }
@@ -237,7 +238,11 @@ impl Shard {
         let Some((message, left_ms)) = self.outbox.settled(slot, seq) else { return };
         self.unsettled = self.unsettled.saturating_sub(1);
         let status = if error_code.is_some() { Status::Failed } else { Status::Sent };
-        self.metrics.sent.add(u64::from(status == Status::Sent), &[]);
+        if status == Status::Sent {
+            self.metrics.sent.add(1, &[]);
+            let waited = u64::try_from(self.now_ms - message.accepted_at_ms).unwrap_or(0);
+            self.metrics.stats.sent.add(Duration::from_millis(waited));
+        }
         let id = MessageId::outgoing(message.recipient, message.id_key);
         if self.reached_after((slot, seq), &id, status, at_ms, error_code, Some(left_ms)) {
             self.measure((slot, seq), &id, status, at_ms);

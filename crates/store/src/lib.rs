@@ -36,7 +36,7 @@ pub use media::{MediaRow, MediaStore, ProviderRow};
 pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
 pub use rows::{
-    ContactRow, End, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue, RevokedToken, Role,
+    ContactRow, Counts, End, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue, RevokedToken, Role,
     StoredEvent, UserRow, Versions,
 };
 pub use sqlite::SqliteStore;
@@ -192,6 +192,11 @@ pub async fn open(url: &str, application_name: &str) -> Result<SharedStore> {
 /// Short form used throughout.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The slots of a number, all of them.
+fn all_slots() -> RangeInclusive<Slot> {
+    ShardCount::ONE.slots_of(Shard::ZERO)
+}
+
 /// A guard; while it lives, nobody else can hold the same number on this database.
 pub trait Hold: Send + Sync {
     /// Fails when the hold was lost (connection gone) without our knowing.
@@ -306,6 +311,9 @@ pub trait Store: MediaStore {
 
     /// Number of undelivered events and unsettled messages of a slot range.
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)>;
+
+    /// How much there is of a number. Reads whole indexes: not for a hot path.
+    async fn counts(&self, number: WaId) -> Result<Counts>;
 
     /// Incoming messages by id; unknown ids are left out.
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>>;

@@ -245,6 +245,41 @@ pub struct Versions {
     pub settings: u64,
 }
 
+/// How much the database holds for a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Contacts the network knows.
+    pub contacts: u64,
+    /// Contacts it does not know.
+    pub strangers: u64,
+    /// Outgoing messages.
+    pub outgoing: u64,
+    /// Incoming messages.
+    pub incoming: u64,
+    /// Outgoing messages with a status.
+    pub receipts: u64,
+    /// Callbacks that are not done.
+    pub pending_callbacks: u64,
+    /// Outgoing messages the upstream has not settled.
+    pub pending_messages: u64,
+}
+
+impl Counts {
+    /// From the rows of the tables in the order of the first five members, and callbacks and messages that wait.
+    pub(crate) fn new(tables: (i64, i64, i64, i64, i64), (pending_callbacks, pending_messages): (u64, u64)) -> Self {
+        let (contacts, strangers, outgoing, incoming, receipts) = tables;
+        Self {
+            contacts: contacts.unsigned_abs(),
+            strangers: strangers.unsigned_abs(),
+            outgoing: outgoing.unsigned_abs(),
+            incoming: incoming.unsigned_abs(),
+            receipts: receipts.unsigned_abs(),
+            pending_callbacks,
+            pending_messages,
+        }
+    }
+}
+
 /// What is known of a contact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContactRow {

@@ -42,6 +42,7 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(20), Duration::fr
 
 /// A handle to the stream of one coreapp.
 pub(crate) struct Link {
+    address: String,
     queue: mpsc::Sender<Item>,
     up: Arc<AtomicBool>,
     channel: Channel,
@@ -90,7 +91,12 @@ impl Link {
             backlog: VecDeque::new(),
         };
         around.tasks.spawn("webapp-link", task.run());
-        Self { queue, up, channel, made_at: Instant::now(), _in_use: unused.drop_guard() }
+        Self { address: address.to_owned(), queue, up, channel, made_at: Instant::now(), _in_use: unused.drop_guard() }
+    }
+
+    /// Where the coreapp is.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Whether the stream is up.

@@ -12,7 +12,7 @@ pub mod plan;
 pub(crate) mod states;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -34,6 +34,8 @@ use plan::{Missed, Plan, Step};
 
 /// How long a link lives that no map mentions (a hint made it).
 const UNMAPPED_LINK: Duration = Duration::from_secs(30);
+/// Time for a coreapp to tell its statistics.
+const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for a coreapp to reload settings.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -139,6 +141,20 @@ impl Router {
         futures::future::join_all(calls).await;
     }
 
+    /// What every owner of the number has counted, by address; `None` for one that does not answer.
+    pub(crate) async fn stats(&self, number: WaId) -> Vec<(String, Option<v1::ReadStatsResponse>)> {
+        let addresses: BTreeSet<String> = self.around.map.borrow().owners(number).map(|owner| owner.address.clone()).collect();
+        let calls = addresses.into_iter().map(|address| async move {
+            let mut client = self.link(&address).client();
+            let request = v1::ReadStatsRequest { number: number.as_u64() };
+            let told = tokio::time::timeout(STATS_TIMEOUT, client.read_stats(request)).await;
+            let told = told.map_err(|_| "no answer in time".to_owned()).and_then(|told| told.map_err(|status| status.to_string()));
+            let told = told.inspect_err(|error| tracing::debug!(coreapp = address, error, "no statistics")).ok();
+            (address, told.map(tonic::Response::into_inner))
+        });
+        futures::future::join_all(calls).await
+    }
+
     /// The owner of a slot at the moment, as something to group by.
     pub(crate) fn owner_address(&self, number: WaId, slot: Slot) -> Option<String> {
         self.around.map.borrow().owner(number, slot).map(|owner| owner.address.clone())
@@ -168,11 +184,15 @@ impl Router {
             Some(address) => self.link(&address),
             None => self.owner_link(number, slot).ok_or(Missed::NoOwner)?,
         };
-        let time = deadline.saturating_duration_since(Instant::now());
-        if self.naive {
-            return single(&link, request.clone(), time).await;
-        }
-        link.exchange(request.clone(), time).await
+        let began = Instant::now();
+        let time = deadline.saturating_duration_since(began);
+        let outcome = if self.naive {
+            single(&link, request.clone(), time).await
+        } else {
+            link.exchange(request.clone(), time).await
+        };
+        self.metrics.served().coreapp(link.address(), began.elapsed());
+        outcome
     }
 
     fn owner_link(&self, number: WaId, slot: Slot) -> Option<Arc<Link>> {

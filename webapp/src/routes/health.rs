@@ -1,4 +1,4 @@
-//! `GET /v1/health` in its single form, and `GET /metrics` (spec/health-and-stats.md §1).
+//! `GET /v1/health` in its single form (spec/health-and-stats.md §1).
 
 use std::sync::Arc;
 
@@ -33,8 +33,4 @@ pub(super) async fn read(app: Arc<App>, call: Call) -> Outcome {
         GatewayStatus::Unregistered
     };
     Ok(Answer::ok(&Health { health: Node { gateway_status: word(status) } }))
-}
-
-pub(super) async fn metrics(_: Arc<App>, _: Call) -> Outcome {
-    Ok(Answer::text("text/plain; version=0.0.4", estafet_runtime::metrics::render()))
 }

@@ -13,6 +13,7 @@ mod providers;
 mod services;
 mod settings;
 mod shards;
+mod stats;
 mod trace;
 mod users;
 
@@ -173,7 +174,10 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
             ],
         ),
         ("/v1/settings/application/media/providers/{name}", vec![(M::DELETE, Admin, Others, handler(providers::delete))]),
-        ("/metrics", vec![(M::GET, open_metrics, Free, handler(health::metrics))]),
+        ("/v1/stats/app", vec![(M::GET, AccountOrKey, Free, handler(stats::of_coreapps))]),
+        ("/v1/stats/db", vec![(M::GET, AccountOrKey, Free, handler(stats::of_database))]),
+        ("/v1/metrics", vec![(M::GET, AccountOrKey, Free, handler(stats::of_webapp))]),
+        ("/metrics", vec![(M::GET, open_metrics, Free, handler(stats::ours_or_of_webapp))]),
     ];
     for (path, methods) in table {
         let served = methods.into_iter().fold(MethodRouter::new(), |served, (filter, access, class, handler)| {
@@ -211,6 +215,7 @@ where
 {
     on(filter, move |State(app): State<Arc<App>>, request: Request| async move {
         let started = Instant::now();
+        let _in_progress = app.metrics.served().begin();
         let (parts, body) = request.into_parts();
         let method = method_name(&parts.method);
         let outcome = match app.admit(access, class, &parts.headers).await {

@@ -37,6 +37,7 @@ struct Inner {
     states: Mutex<Vec<v1::NumberState>>,
     cut: Notify,
     reloaded: AtomicU64,
+    stats: Mutex<v1::ReadStatsResponse>,
 }
 
 pub fn done() -> Option<outcome::Result> {
@@ -63,6 +64,7 @@ impl Core {
             states: Mutex::new(states),
             cut: Notify::new(),
             reloaded: AtomicU64::new(0),
+            stats: Mutex::default(),
         }));
         let service = DataServer::new(Service { core: core.clone(), tasks: tasks.clone() });
         let shutdown = tasks.shutdown().clone();
@@ -92,6 +94,11 @@ impl Core {
 
     pub fn says(&self, states: Vec<v1::NumberState>) {
         *self.0.states.lock().unwrap() = states;
+    }
+
+    /// What it says that it has counted.
+    pub fn tells(&self, stats: v1::ReadStatsResponse) {
+        *self.0.stats.lock().unwrap() = stats;
     }
 
     pub fn requests(&self) -> Vec<v1::Request> {
@@ -152,6 +159,10 @@ impl Data for Service {
 
     async fn single(&self, request: Request<v1::Request>) -> Result<Response<v1::Outcome>, Status> {
         self.core.answer(request.into_inner()).map(Response::new).ok_or_else(|| Status::unavailable("told not to answer"))
+    }
+
+    async fn read_stats(&self, _: Request<v1::ReadStatsRequest>) -> Result<Response<v1::ReadStatsResponse>, Status> {
+        Ok(Response::new(self.core.0.stats.lock().unwrap().clone()))
     }
 
     async fn reload_settings(&self, request: Request<ReloadSettingsRequest>) -> Result<Response<ReloadSettingsResponse>, Status> {

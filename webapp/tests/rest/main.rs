@@ -12,6 +12,7 @@ mod numbers;
 mod requirements;
 mod routing;
 mod settings;
+mod stats;
 mod templates;
 mod users;
 mod world;

@@ -25,9 +25,9 @@ use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySq
 
 use self::connections::Connections;
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
     Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, WRITERS,
-    version,
+    all_slots, version,
 };
 
 pub use self::connections::session_lock;
@@ -191,6 +191,11 @@ impl Store for MySqlStore {
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
         read::backlog(&self.reader, number, slots).await
+    }
+
+    async fn counts(&self, number: WaId) -> Result<Counts> {
+        let waiting = read::backlog(&self.reader, number, all_slots()).await?;
+        Ok(Counts::new(read::tables(&self.reader, number).await?, waiting))
     }
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {

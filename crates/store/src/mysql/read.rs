@@ -217,6 +217,16 @@ pub(super) async fn backlog(reader: &Connections, number: WaId, slots: RangeIncl
     Ok((sum(events), sum(messages)))
 }
 
+pub(super) async fn tables(reader: &Connections, number: WaId) -> Result<(i64, i64, i64, i64, i64)> {
+    let sql = "SELECT (SELECT COUNT(*) FROM contact WHERE number = ? AND on_network),
+           (SELECT COUNT(*) FROM contact WHERE number = ? AND NOT on_network),
+           (SELECT COUNT(*) FROM message_out WHERE number = ?), (SELECT COUNT(*) FROM message_in WHERE number = ?),
+           (SELECT COUNT(*) FROM message_state WHERE number = ?)";
+    let query = sqlx::query_as(sql).bind(number.as_i64()).bind(number.as_i64()).bind(number.as_i64());
+    let rows: Vec<(i64, i64, i64, i64, i64)> = reader.rows(query.bind(number.as_i64()).bind(number.as_i64())).await?;
+    Ok(rows.into_iter().next().unwrap_or_default())
+}
+
 pub(super) async fn inbound(reader: &Connections, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
     if ids.is_empty() {
         return Ok(Vec::new());

@@ -28,8 +28,9 @@ use self::{
     tls::Security,
 };
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
     Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, WRITERS,
+    all_slots,
     address::{Address, Host, Invalid, Server},
     version,
 };
@@ -208,6 +209,11 @@ impl Store for PostgresStore {
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
         read::backlog(&self.reader, number, slots).await
+    }
+
+    async fn counts(&self, number: WaId) -> Result<Counts> {
+        let waiting = read::backlog(&self.reader, number, all_slots()).await?;
+        Ok(Counts::new(read::tables(&self.reader, number).await?, waiting))
     }
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {

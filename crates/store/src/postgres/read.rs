@@ -153,6 +153,17 @@ pub(super) async fn backlog(reader: &Connections, number: WaId, slots: RangeIncl
     Ok((count(0), count(1)))
 }
 
+pub(super) async fn tables(reader: &Connections, number: WaId) -> Result<(i64, i64, i64, i64, i64)> {
+    let step = Step::new(
+        "SELECT (SELECT count(*) FROM contact WHERE number = $1 AND on_network),
+           (SELECT count(*) FROM contact WHERE number = $1 AND NOT on_network),
+           (SELECT count(*) FROM message_out WHERE number = $1), (SELECT count(*) FROM message_in WHERE number = $1),
+           (SELECT count(*) FROM message_state WHERE number = $1)",
+    );
+    let rows = reader.query(step.bind(number.as_i64())).await?;
+    Ok(rows.first().map_or((0, 0, 0, 0, 0), |row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4))))
+}
+
 pub(super) async fn inbound(reader: &Connections, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
     if ids.is_empty() {
         return Ok(Vec::new());

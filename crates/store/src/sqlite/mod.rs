@@ -30,8 +30,8 @@ use sqlx::{
 };
 
 use crate::{
-    Batch, Claim, Committed, ContactRow, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
-    Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
+    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, all_slots,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -228,6 +228,11 @@ impl Store for SqliteStore {
 
     async fn backlog(&self, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
         read::backlog(&self.reader, number, slots).await.map_err(error)
+    }
+
+    async fn counts(&self, number: WaId) -> Result<Counts> {
+        let waiting = read::backlog(&self.reader, number, all_slots()).await.map_err(error)?;
+        Ok(Counts::new(read::tables(&self.reader, number).await.map_err(error)?, waiting))
     }
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {

@@ -198,6 +198,18 @@ pub(super) async fn backlog(reader: &SqlitePool, number: WaId, slots: RangeInclu
     Ok((events.unsigned_abs(), messages.unsigned_abs()))
 }
 
+pub(super) async fn tables(reader: &SqlitePool, number: WaId) -> Db<(i64, i64, i64, i64, i64)> {
+    sqlx::query_as(
+        "SELECT (SELECT count(*) FROM contact WHERE number = ?1 AND on_network), \
+         (SELECT count(*) FROM contact WHERE number = ?1 AND NOT on_network), \
+         (SELECT count(*) FROM message_out WHERE number = ?1), (SELECT count(*) FROM message_in WHERE number = ?1), \
+         (SELECT count(*) FROM message_state WHERE number = ?1)",
+    )
+    .bind(number.as_i64())
+    .fetch_one(reader)
+    .await
+}
+
 pub(super) async fn inbound(reader: &SqlitePool, number: WaId, ids: &[String]) -> Db<Vec<InboundRow>> {
     if ids.is_empty() {
         return Ok(Vec::new());

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use estafet_model::{EndpointId, StatusSet};
 use estafet_store::{
-    Batch, Committed, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow, Times,
+    Batch, Committed, ContactRow, Counts, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow,
+    Times,
 };
 
 use crate::given::*;
@@ -285,4 +286,37 @@ pub(crate) async fn numbers_do_not_see_each_other(store: SharedStore) {
     assert!(!store.inbound(number(), &["in-1".to_owned()]).await.unwrap()[0].is_read());
     let body = store.outbox(number(), &[(slot(1), seq(0))], 9).await.unwrap().remove(0).body;
     assert_eq!(body, "body 1");
+}
+
+pub(crate) async fn what_there_is_is_counted(store: SharedStore) {
+    let fence = owner(&*store).await;
+    assert_eq!(store.counts(number()).await.unwrap(), Counts::default());
+    let settled = StatusRow {
+        slot: slot(1),
+        seq: seq(1),
+        statuses: StatusSet::from_bits(1),
+        error_code: None,
+        changed_at_ms: NOW,
+    };
+    let batch = Batch {
+        messages: vec![message((1, 1), 1), message((1, 2), 2), message((900, 3), 3)],
+        statuses: vec![settled],
+        inbound: vec![inbound("ABGG")],
+        events: vec![event((1, 4)), event((2, 5))],
+        ..Batch::default()
+    };
+    store.commit(&fence, &batch).await.unwrap();
+    let contact = |i, on_network| ContactRow { wa_id: recipient(i), on_network, checked_at_ms: NOW };
+    store.put_contact_checks(number(), &[contact(1, true), contact(2, true), contact(3, false)]).await.unwrap();
+    let expected = Counts {
+        contacts: 2,
+        strangers: 1,
+        outgoing: 3,
+        incoming: 1,
+        receipts: 1,
+        pending_callbacks: 2,
+        pending_messages: 2,
+    };
+    assert_eq!(store.counts(number()).await.unwrap(), expected);
+    assert_eq!(store.counts(other_number()).await.unwrap(), Counts::default());
 }

@@ -164,9 +164,18 @@ pub(crate) struct SandboxArgs {
     /// POST /v1/messages in a second, with bursts of three times as many; past it 429. The original had 50.
     #[arg(long, env = "ESTAFET_SANDBOX_MESSAGES_PER_SECOND")]
     pub(crate) messages_per_second: Option<u32>,
+    /// All other requests in a second, health and statistics excepted; past it 429. The original had 20.
+    #[arg(long, env = "ESTAFET_SANDBOX_REQUESTS_PER_SECOND")]
+    pub(crate) requests_per_second: Option<u32>,
     /// Accepted messages a shard may hold that the network has not taken; past it 503.
     #[arg(long, env = "ESTAFET_SANDBOX_MAX_OUTBOX", default_value_t = 1_000_000)]
     pub(crate) max_outbox: u64,
+    /// Messages of the number in a second; past it 429. 0: no limit.
+    #[arg(long, env = "ESTAFET_SANDBOX_NUMBER_PER_SECOND", default_value_t = 0)]
+    pub(crate) number_per_second: u32,
+    /// Messages to one recipient in a minute, with bursts of 45; past it 429. 0: no limit. WhatsApp has 10.
+    #[arg(long, env = "ESTAFET_SANDBOX_PAIR_PER_MINUTE", default_value_t = 0)]
+    pub(crate) pair_per_minute: u32,
     /// Templates that may be sent beside the samples (docs/templates.md), may be repeated.
     #[arg(long, env = "ESTAFET_SANDBOX_TEMPLATES", value_name = "FILE", value_delimiter = ',')]
     pub(crate) templates: Vec<PathBuf>,
@@ -284,9 +293,17 @@ pub(crate) enum PhoneCommand {
         /// The phone.
         number: WaId,
         /// deliver: delivered only; read: delivered and read; ignore: takes them without a word;
-        /// offline: the network keeps them; block: never gets them; outdated: cannot show templates, and fails them.
-        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block", "outdated"])]
+        /// offline: the network keeps them; block: never gets them; outdated: cannot show templates, and fails them; limit,
+        /// spam, experiment: the network refuses them with 429, 471, 472.
+        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block", "outdated", "limit", "spam", "experiment"])]
         mode: String,
+    },
+    /// Show what the network asks of businesses, or change it.
+    Network {
+        /// Seconds after a message of a user in which anything may be sent to that user, later only templates (470);
+        /// `off`: always. WhatsApp has 86400.
+        #[arg(long, value_name = "SECONDS|off")]
+        customer_window: Option<String>,
     },
     /// Install the app of a phone again: it gets new keys, and businesses with security notifications on hear of it.
     NewIdentity {

@@ -26,6 +26,17 @@ pub(crate) async fn run(args: PhoneArgs) -> anyhow::Result<()> {
             api.call(Method::PUT, &format!("/sandbox/phones/{number}/mode"), Some(&json!({ "mode": mode }))).await?;
             line(&format!("{number}: {mode}"))
         }
+        PhoneCommand::Network { customer_window: None } => {
+            line(&serde_json::to_string_pretty(&api.get("/sandbox/network").await?)?)
+        }
+        PhoneCommand::Network { customer_window: Some(window) } => {
+            let seconds: Option<u32> = match window.as_str() {
+                "off" => None,
+                seconds => Some(seconds.parse().context("--customer-window takes seconds, or off")?),
+            };
+            let rules = api.call(Method::PUT, "/sandbox/network", Some(&json!({ "customer_window_s": seconds }))).await?;
+            line(&serde_json::to_string_pretty(&rules)?)
+        }
         PhoneCommand::NewIdentity { number } => {
             api.call(Method::POST, &format!("/sandbox/phones/{number}/identity"), None).await?;
             line(&format!("{number} has new keys"))

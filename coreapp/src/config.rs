@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::limits::Allowed;
+
 /// How a coreapp works. Durations are in the unit their name says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +18,14 @@ pub struct Config {
     pub connect_upstream: bool,
     /// Accepted messages a shard may hold that the upstream has not taken; past it 503/1016.
     pub max_outbox: u64,
+    /// Messages of a number in a second, in all its shards together; past it 429/1015. 0: no limit.
+    pub number_per_second: u32,
+    /// Messages of a number at once; at least those of a second.
+    pub number_burst: u32,
+    /// Messages to one recipient in a minute; past it 429/1015. 0: no limit. WhatsApp allows 10.
+    pub pair_per_minute: u32,
+    /// Messages to one recipient at once. WhatsApp allows 45.
+    pub pair_burst: u32,
     /// Milliseconds a receiver may take to answer a callback.
     pub callback_timeout_ms: u64,
     /// Seconds after which an undeliverable callback becomes a dead letter.
@@ -33,6 +43,10 @@ impl Default for Config {
             group_commit_rows: 256,
             connect_upstream: true,
             max_outbox: 1_000_000,
+            number_per_second: 0,
+            number_burst: 0,
+            pair_per_minute: 0,
+            pair_burst: 45,
             callback_timeout_ms: 10_000,
             callback_max_age_s: 7 * 24 * 3600,
             strict_global_order: false,
@@ -42,6 +56,16 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How much is taken in a time.
+    pub fn allowed(&self) -> Allowed {
+        Allowed {
+            number_per_second: self.number_per_second,
+            number_burst: self.number_burst.max(self.number_per_second),
+            pair_per_minute: self.pair_per_minute,
+            pair_burst: self.pair_burst,
+        }
+    }
+
     /// Age at which a callback is given up.
     pub fn callback_max_age(&self) -> Duration {
         Duration::from_secs(self.callback_max_age_s)

@@ -160,7 +160,8 @@ impl AppStats {
         let one = |labels: &[(&str, &str)], tally: &Tally| vec![(labels_of(labels), tally.read())];
         let callbacks = labelled(&self.callbacks, &["type", "result"]);
         let endpoints = labelled(&self.endpoints, &["method", "result"]);
-        let older = |name, help, rows: &[Row]| counter(name, help, rows.iter().map(|row| row.sample(row.1.count as f64)).collect());
+        let older =
+            |name, help, rows: &[Row]| counter(name, help, rows.iter().map(|row| row.sample(row.1.count as f64)).collect());
         let mut stats = vec![
             older("callback_requests", "Callback requests", &callbacks),
             older("endpoint_requests", "Requests of webapps", &endpoints),
@@ -296,7 +297,10 @@ mod tests {
         stats.commits.add(Duration::from_micros(750));
         stats.status(Status::Read);
         stats.upload(true);
-        let shards = [NumberState { outbox: 2, callbacks: 3, ..NumberState::default() }, NumberState { outbox: 5, ..NumberState::default() }];
+        let shards = [
+            NumberState { outbox: 2, callbacks: 3, ..NumberState::default() },
+            NumberState { outbox: 5, ..NumberState::default() },
+        ];
         let told = stats.stats(&shards, Duration::from_secs(9));
         let success = [("type", "status_change"), ("result", "success")];
         assert_eq!(value(&told, "callback_requests_duration_ms_count", &success), Some(2.0));

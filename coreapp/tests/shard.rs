@@ -2,6 +2,8 @@
 
 #[path = "shard/identity.rs"]
 mod identity;
+#[path = "shard/limits.rs"]
+mod limits;
 
 use std::sync::{Arc, Mutex};
 
@@ -73,6 +75,10 @@ fn phone() -> WaId {
 const BOOT: BootId = BootId([7; 16]);
 
 async fn bench() -> Bench {
+    bench_with(Config::default()).await
+}
+
+async fn bench_with(config: Config) -> Bench {
     estafet_runtime::install_crypto();
     let dir = tempfile::tempdir().unwrap();
     let store = estafet_store::open(&format!("sqlite:{}", dir.path().join("t.db").display()), "test").await.unwrap();
@@ -89,7 +95,7 @@ async fn bench() -> Bench {
         boot: BOOT,
         holder: "test".to_owned(),
     };
-    let (node, endings) = Node::new(Config::default(), deps).unwrap();
+    let (node, endings) = Node::new(config, deps).unwrap();
     let fence = store.claim(number(), Shard::ZERO, ShardCount::ONE, None, "a", BOOT, 0, 0).await.unwrap().unwrap();
     node.acquire(fence).await.unwrap();
     Bench { node, clock, endings, connections, store, fence, ids: Mutex::new(IdGenerator::new(1)), _dir: dir }

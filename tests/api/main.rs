@@ -9,6 +9,7 @@ mod dead_letters;
 mod endpoints;
 mod first_login;
 mod identity;
+mod limits;
 mod media;
 mod reading;
 mod replay;

@@ -113,7 +113,8 @@ impl App {
                 (Caller::Account(role, claims), Ok(tenant))
             }
         };
-        self.limiter.admit(class)?;
+        // Each number has its own rates; who names none shares one.
+        tenant.as_ref().map_or(&self.limiter, |tenant| &tenant.limiter).admit(class)?;
         Ok(Admission { caller, tenant })
     }
 

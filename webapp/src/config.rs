@@ -185,6 +185,20 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same with other rates in a second, of messages and of everything else, and bursts of three times as many.
+    #[must_use]
+    pub fn with_rates(mut self, messages: Option<u32>, others: Option<u32>) -> Self {
+        if let Some(rate) = messages {
+            (self.messages_per_second, self.messages_burst) = (rate, rate.saturating_mul(3));
+        }
+        if let Some(rate) = others {
+            (self.others_per_second, self.others_burst) = (rate, rate.saturating_mul(3));
+        }
+        self
+    }
+}
+
 impl Config {
     /// Finds every setting at fault.
     pub fn check(&self) -> Result<(), Error> {

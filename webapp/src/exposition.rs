@@ -158,7 +158,9 @@ mod tests {
 
     #[test]
     fn nodes_become_labels_under_one_head_and_values_are_escaped() {
-        let metric = |value| [Metric { data: vec![labelled(&[("app", "a\"b\\c\nd")], value)], ..Metric::one("x_ms", true, "h\nelp", 0.0) }];
+        let metric = |value| {
+            [Metric { data: vec![labelled(&[("app", "a\"b\\c\nd")], value)], ..Metric::one("x_ms", true, "h\nelp", 0.0) }]
+        };
         let (one, two) = (metric(1.5), metric(2.0));
         assert_eq!(
             to_text(&[(Some("core-0"), &one), (Some("core-1"), &two)]),

@@ -1,4 +1,4 @@
-//! Request rates of the number: one bucket for messages, one for the rest (spec/messages.md §5).
+//! Request rates of a number at this replica: one bucket for messages, one for the rest (spec/messages.md §5).
 
 use std::num::NonZeroU32;
 

@@ -107,7 +107,11 @@ impl Metrics {
 
     /// Connections were opened (or, negative, closed).
     pub(crate) fn connections(&self, change: i64) {
-        if change > 0 { self.served.opened() } else { self.served.closed() }
+        if change > 0 {
+            self.served.opened()
+        } else {
+            self.served.closed()
+        }
         self.connections.add(change, &[]);
     }
 }

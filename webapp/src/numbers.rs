@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     contacts::Contacts,
     error::Error,
+    limiter::Limiter,
     route::Router,
     settings::SettingsService,
 };
@@ -43,6 +44,7 @@ pub(crate) struct Tenant {
     pub(crate) contacts: Arc<Contacts>,
     pub(crate) settings: SettingsService,
     pub(crate) census: Census,
+    pub(crate) limiter: Limiter,
 }
 
 #[derive(Default)]
@@ -155,7 +157,8 @@ impl Parts {
         }
         let contacts = Arc::new(Contacts::new(number, store.clone(), clock.clone(), tasks.clone(), router.clone()));
         let census = Census::new(number, store.clone(), clock.clone());
-        Ok(Tenant { number, accounts, contacts, settings, census })
+        let limiter = Limiter::new(&config.limits);
+        Ok(Tenant { number, accounts, contacts, settings, census, limiter })
     }
 }
 

@@ -148,8 +148,9 @@ impl Served {
 
     fn labelled(&self, name: &str, is_counter: bool, help: &str, values: Vec<(Vec<(String, String)>, f64)>) -> Metric {
         let node = ("node".to_owned(), self.node.clone());
-        let sample = |(labels, value): (Vec<(String, String)>, f64)| {
-            Sample { labels: std::iter::once(node.clone()).chain(labels).collect(), value }
+        let sample = |(labels, value): (Vec<(String, String)>, f64)| Sample {
+            labels: std::iter::once(node.clone()).chain(labels).collect(),
+            value,
         };
         let data = values.into_iter().map(sample).collect();
         Metric { name: name.to_owned(), is_counter, help: help.to_owned(), data }

@@ -117,6 +117,15 @@ pub(crate) struct CoreappArgs {
     pub(crate) network_key: Option<String>,
     #[command(flatten)]
     pub(crate) media: MediaArgs,
+    /// Accepted messages a shard may hold that the network has not taken; past it 503.
+    #[arg(long, env = "ESTAFET_MAX_OUTBOX", default_value_t = 1_000_000)]
+    pub(crate) max_outbox: u64,
+    /// Messages of a number in a second, in all its shards together; past it 429. 0: no limit.
+    #[arg(long, env = "ESTAFET_NUMBER_PER_SECOND", default_value_t = 0)]
+    pub(crate) number_per_second: u32,
+    /// Messages to one recipient in a minute, with bursts of 45; past it 429. 0: no limit. WhatsApp has 10.
+    #[arg(long, env = "ESTAFET_PAIR_PER_MINUTE", default_value_t = 0)]
+    pub(crate) pair_per_minute: u32,
     /// Fetch links of messages from private addresses too.
     #[arg(long, env = "ESTAFET_MEDIA_ALLOW_PRIVATE_LINKS")]
     pub(crate) media_allow_private_links: bool,
@@ -168,6 +177,12 @@ pub(crate) struct WebappArgs {
     /// Largest upload in bytes, up to 104857600.
     #[arg(long, env = "ESTAFET_MAX_UPLOAD_BYTES", default_value_t = 64 << 20)]
     pub(crate) max_upload_bytes: u64,
+    /// POST /v1/messages in a second, for each number and webapp, with bursts of three times as many; past it 429.
+    #[arg(long, env = "ESTAFET_MESSAGES_PER_SECOND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) messages_per_second: u32,
+    /// All other requests in a second, for each number and webapp, with bursts of three times as many; past it 429.
+    #[arg(long, env = "ESTAFET_REQUESTS_PER_SECOND", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests_per_second: u32,
     /// Accept `http://` callback URLs to loopback hosts.
     #[arg(long, env = "ESTAFET_ALLOW_LOOPBACK_HTTP")]
     pub(crate) allow_loopback_http: bool,

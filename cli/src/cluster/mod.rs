@@ -76,7 +76,13 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
         boot,
         holder: format!("{} (process {} on {})", args.node, std::process::id(), estafet_runtime::host_name()),
     };
-    let config = estafet_coreapp::Config { node: args.node.clone(), ..estafet_coreapp::Config::default() };
+    let config = estafet_coreapp::Config {
+        node: args.node.clone(),
+        max_outbox: args.max_outbox,
+        number_per_second: args.number_per_second,
+        pair_per_minute: args.pair_per_minute,
+        ..estafet_coreapp::Config::default()
+    };
     let (node, endings) = estafet_coreapp::Node::new(config, deps)?;
     let shutdown = tasks.shutdown().clone();
     let server = tonic::transport::Server::builder()
@@ -129,6 +135,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         api_key: args.api_key,
         initial_admin_password: args.admin_password,
         initial_webhook_url: args.webhook_url,
+        limits: estafet_webapp::Limits::default().with_rates(Some(args.messages_per_second), Some(args.requests_per_second)),
         ..estafet_webapp::Config::default()
     };
     let map = estafet_webapp::cluster::follow(&args.master, &transport, &tasks);

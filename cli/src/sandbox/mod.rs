@@ -184,6 +184,8 @@ fn coreapp_config(args: &SandboxArgs) -> estafet_coreapp::Config {
         group_commit_rows: if args.naive { 1 } else { defaults.group_commit_rows },
         connect_upstream: !args.hold_upstream,
         max_outbox: args.max_outbox,
+        number_per_second: args.number_per_second,
+        pair_per_minute: args.pair_per_minute,
         strict_global_order: args.strict_global_order,
         callback_max_age_s: u64::from(args.callback_max_age_days) * 24 * 3600,
         ..defaults
@@ -211,16 +213,8 @@ fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
         template_control: true,
         max_upload_bytes: args.max_upload_bytes,
         naive: args.naive,
-        limits: limits(args),
+        limits: estafet_webapp::Limits::default().with_rates(args.messages_per_second, args.requests_per_second),
         ..estafet_webapp::Config::default()
-    }
-}
-
-fn limits(args: &SandboxArgs) -> estafet_webapp::Limits {
-    let defaults = estafet_webapp::Limits::default();
-    match args.messages_per_second {
-        Some(rate) => estafet_webapp::Limits { messages_per_second: rate, messages_burst: rate.saturating_mul(3), ..defaults },
-        None => defaults,
     }
 }
 

@@ -5,7 +5,7 @@
 //! * [`lanes`]: which callbacks to post next, when to try again, when to give up. [`outlets`]: lanes to each receiver.
 //! * [`peer`]: identity of a user and the sessions with it. [`receipts`]: which statuses are news. [`event`]: callback bodies, rendered once.
 //! * [`pending`]: the transaction being put together and what follows its commit.
-//! * [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
+//! * [`limits`]: how much is taken in a time. [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
 
 pub mod duties;
 pub mod event;
@@ -14,6 +14,7 @@ pub mod handoff;
 pub mod lanes;
 pub mod life;
 pub mod needs;
+pub mod limits;
 pub mod outbox;
 pub mod outlets;
 pub mod peer;

@@ -26,6 +26,9 @@ impl Shard {
             return reply
                 .send(refused(&ApiError::new(Code::IdentityChanged, "Acknowledge the new identity of the recipient first")));
         }
+        if let Err(error) = self.limits.admit(recipient, self.now) {
+            return reply.send(refused(&error));
+        }
         let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
         self.unsettled += 1;
         let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms, body };

@@ -14,7 +14,7 @@ use estafet_upstream::{
 };
 
 use super::{Order, Shard, Upline};
-use crate::core::{files::Prepared, life::Reason, peer::Peer, pending::Effect};
+use crate::core::{files::Prepared, life::Reason, limits::is_template, peer::Peer, pending::Effect};
 
 /// Messages prepared together.
 const PREPARE: usize = 256;
@@ -208,10 +208,10 @@ impl Shard {
                 self.verdict(self.failed(&message, Code::UserNotValid));
                 continue;
             };
-            let sealed = ratchet.encrypt(&body);
+            let (sealed, is_template) = (ratchet.encrypt(&body), is_template(&body));
             peers.insert((message.slot, message.recipient));
             let MessageRow { slot, seq, id_key, recipient, .. } = message;
-            envelopes.push(Envelope { recipient, slot, seq, id_key, sealed });
+            envelopes.push(Envelope { recipient, slot, seq, id_key, sealed, is_template });
         }
         peers.into_iter().for_each(|(slot, peer)| self.store_session(slot, peer));
         if !envelopes.is_empty() {

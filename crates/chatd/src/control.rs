@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::attachment::Attachment;
-use crate::phones::{Error, Inbox, Info, Mode, Phones, Sent};
+use crate::phones::{Error, Inbox, Info, Mode, Phones, Rules, Sent};
 use crate::view::View;
 
 /// The routes.
@@ -27,6 +27,7 @@ pub fn router(phones: Phones) -> Router {
         .route("/sandbox/phones/{number}/number", put(change_number))
         .route("/sandbox/phones/{number}/messages", post(send))
         .route("/sandbox/phones/{number}/messages/{id}/file", get(file))
+        .route("/sandbox/network", get(rules).put(set_rules))
         .route("/sandbox/files", post(leave_file).layer(DefaultBodyLimit::disable()))
         .with_state(phones)
 }
@@ -125,6 +126,16 @@ async fn set_mode(
     let (phone, Json(NewMode { mode })) = (number(&phone)?, mode?);
     phones.set_mode(phone, mode).await?;
     Ok(Json(json!({ "number": phone, "mode": mode })))
+}
+
+async fn rules(State(phones): State<Phones>) -> Result<Json<Rules>, Problem> {
+    Ok(Json(phones.rules().await?))
+}
+
+async fn set_rules(State(phones): State<Phones>, rules: Result<Json<Rules>, JsonRejection>) -> Result<Json<Rules>, Problem> {
+    let Json(rules) = rules?;
+    phones.set_rules(rules).await?;
+    Ok(Json(rules))
 }
 
 /// The app is installed again.

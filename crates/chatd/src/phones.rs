@@ -4,7 +4,7 @@
 //! stored in the same transaction as everything else, so phones survive a restart with their inboxes.
 
 use bytes::Bytes;
-use estafet_model::WaId;
+use estafet_model::{Code, WaId};
 use futures::{Stream, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +34,12 @@ pub enum Mode {
     Offline,
     /// Its user has blocked the business: the network accepts them and drops them.
     Block,
+    /// The network refuses messages to it with 429, as if there were too many.
+    Limit,
+    /// The network refuses messages to it with 471, as if users had complained.
+    Spam,
+    /// The network refuses messages to it with 472, as if its user took part in an experiment.
+    Experiment,
     /// Its user has moved to another number: not on the network any more. Nobody sets it by hand.
     #[serde(skip_deserializing)]
     Left,
@@ -43,7 +49,17 @@ pub enum Mode {
 
 impl Mode {
     /// Every mode that can be set.
-    pub const ALL: [Self; 6] = [Self::Read, Self::Deliver, Self::Ignore, Self::Offline, Self::Block, Self::Outdated];
+    pub const ALL: [Self; 9] = [
+        Self::Read,
+        Self::Deliver,
+        Self::Ignore,
+        Self::Offline,
+        Self::Block,
+        Self::Outdated,
+        Self::Limit,
+        Self::Spam,
+        Self::Experiment,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -53,8 +69,22 @@ impl Mode {
             Self::Ignore => "ignore",
             Self::Offline => "offline",
             Self::Block => "block",
+            Self::Limit => "limit",
+            Self::Spam => "spam",
+            Self::Experiment => "experiment",
             Self::Left => "left",
             Self::Outdated => "outdated",
+        }
+    }
+
+    /// What the network refuses messages with.
+    pub(crate) const fn refusal(self) -> Option<Code> {
+        match self {
+            Self::Limit => Some(Code::RateLimitHit),
+            Self::Spam => Some(Code::SpamRateLimitHit),
+            Self::Experiment => Some(Code::Experiment),
+            Self::Left => Some(Code::UserNotValid),
+            Self::Read | Self::Deliver | Self::Ignore | Self::Offline | Self::Block => None,
         }
     }
 
@@ -74,8 +104,17 @@ impl std::str::FromStr for Mode {
 
 /// The word names no mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not one of read, deliver, ignore, offline, block, outdated")]
+#[error("not one of read, deliver, ignore, offline, block, outdated, limit, spam, experiment")]
 pub struct UnknownMode;
+
+/// What the network asks of businesses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rules {
+    /// Seconds after a message of a user in which a business may write anything to that user; later only templates
+    /// (470). `None`: always. WhatsApp has 86,400.
+    pub customer_window_s: Option<u32>,
+}
 
 /// A phone in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +219,8 @@ pub(crate) enum Request {
     List(Reply<Vec<Info>>),
     Add(WaId, Option<String>, Reply<()>),
     SetMode(WaId, Mode, Reply<()>),
+    Rules(Reply<Rules>),
+    SetRules(Rules, Reply<()>),
     NewIdentity(WaId, Reply<()>),
     ChangeNumber(WaId, WaId, Reply<()>),
     Send { from: WaId, to: Option<WaId>, content: serde_json::Value, reply: Reply<String> },
@@ -212,6 +253,16 @@ impl Phones {
     /// Changes what a phone does; leaving `offline` brings in what waits.
     pub async fn set_mode(&self, number: WaId, mode: Mode) -> Result<(), Error> {
         self.ask(|reply| Request::SetMode(number, mode, reply)).await
+    }
+
+    /// What the network asks of businesses.
+    pub async fn rules(&self) -> Result<Rules, Error> {
+        self.ask(Request::Rules).await
+    }
+
+    /// Changes what the network asks of businesses, for good.
+    pub async fn set_rules(&self, rules: Rules) -> Result<(), Error> {
+        self.ask(|reply| Request::SetRules(rules, reply)).await
     }
 
     /// Installs the app of a phone again: new keys, so that nothing sent to the old ones can be read.

@@ -426,6 +426,11 @@ impl Driver {
             Request::List(reply) => answer(reply, Ok(self.network.phones())),
             Request::Add(number, name, reply) => answer(reply, self.network.add_phone(number, name)),
             Request::SetMode(number, mode, reply) => answer(reply, self.network.set_mode(number, mode)),
+            Request::Rules(reply) => answer(reply, Ok(self.network.rules())),
+            Request::SetRules(rules, reply) => {
+                self.network.set_rules(&mut batch, rules);
+                answer(reply, Ok(()))
+            }
             Request::NewIdentity(number, reply) => answer(reply, self.network.new_identity(&mut batch, number)),
             Request::ChangeNumber(number, new, reply) => answer(reply, self.network.change_number(&mut batch, number, new)),
             Request::Send { from, to, content, reply } => answer(reply, self.network.send(&mut batch, from, to, &content)),

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS inbox (phone INTEGER, number INTEGER, id_key BLOB, po
 CREATE TABLE IF NOT EXISTS sent (phone INTEGER, position INTEGER, number INTEGER NOT NULL, message_id TEXT NOT NULL, at_ms INTEGER NOT NULL,
   content TEXT NOT NULL, is_read INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (phone, position)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sent_id ON sent (phone, message_id);
+CREATE TABLE IF NOT EXISTS windows (phone INTEGER, number INTEGER, wrote_at_ms INTEGER NOT NULL, PRIMARY KEY (phone, number)) WITHOUT ROWID;
 ";
 
 /// The database failed or holds something that is not ours.
@@ -90,7 +91,15 @@ impl Storage {
     /// Everything the network keeps in memory.
     pub(crate) async fn load(&mut self) -> Result<Stored, Error> {
         let db = &mut self.db;
+        let rules: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT value FROM meta WHERE name = 'rules'").fetch_optional(&mut *db).await?;
+        let rules = rules.map(|text| serde_json::from_slice(&text)).transpose().map_err(|_| Error::Damaged("meta"))?;
         Ok(Stored {
+            rules: rules.unwrap_or_default(),
+            windows: rows(db, "SELECT phone, number, wrote_at_ms FROM windows", |row| {
+                Some((wa_id(row, 0)?, wa_id(row, 1)?, row.get(2)))
+            })
+            .await?,
             numbers: rows(db, "SELECT number, static_key, identity_key, fallback_key FROM numbers ORDER BY rowid", read_number)
                 .await?,
             admissions: rows(db, "SELECT number, count, shard, epoch, boot, holder FROM admissions", read_claim).await?,
@@ -339,6 +348,15 @@ async fn write_phones(db: &mut SqliteConnection, changes: &Changes) -> Result<()
         values.push_bind(row.message_id.clone()).push_bind(row.at_ms).push_bind(row.content.clone());
     })
     .await?;
+    let windows: Vec<_> = changes.windows.iter().collect();
+    upsert(db, "INSERT OR REPLACE INTO windows ", &windows, "", |((phone, number), at_ms), values| {
+        values.push_bind(phone.as_i64()).push_bind(number.as_i64()).push_bind(**at_ms);
+    })
+    .await?;
+    if let Some(rules) = &changes.rules {
+        let text = serde_json::to_vec(rules).expect("numbers always serialise");
+        sqlx::query("INSERT OR REPLACE INTO meta VALUES ('rules', ?)").bind(text).execute(&mut *db).await?;
+    }
     for (phone, id) in &changes.read_marks {
         let query = sqlx::query("UPDATE sent SET is_read = 1 WHERE phone = ? AND message_id = ?");
         query.bind(phone.as_i64()).bind(id).execute(&mut *db).await?;

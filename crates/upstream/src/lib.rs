@@ -135,6 +135,8 @@ pub struct Envelope {
     pub id_key: IdKey,
     /// Ciphertext.
     pub sealed: e2e::Sealed,
+    /// Whether it is made from a template.
+    pub is_template: bool,
 }
 
 /// What the shard tells the network.

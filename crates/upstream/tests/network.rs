@@ -494,6 +494,61 @@ async fn a_user_who_moves_is_announced_and_leaves_the_old_number() {
 }
 
 #[tokio::test]
+async fn outside_the_customer_window_only_templates_pass_until_the_phone_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Network::start(dir.path()).await;
+    let mut business = Business::new();
+    let mut link = business.connect(&network, 1, 1).await.unwrap();
+    business.open_sessions(&mut link, &[phone(0), phone(1)]).await;
+    let rules = |seconds| phones::Rules { customer_window_s: Some(seconds) };
+    network.chatd.phones.set_rules(rules(86_400)).await.unwrap();
+    let codes = async |business: &mut Business, link: &mut business::Connected, is_template: bool| {
+        let before = link.heard.verdicts.len();
+        let to = [phone(0), phone(1)].map(|phone| Envelope { is_template, ..business.text(phone, "hi") });
+        link.command(Command::Send(to.to_vec())).await;
+        link.hear_until(|heard| heard.verdicts.len() == before + 2).await;
+        link.heard.verdicts[before..].iter().map(|verdict| verdict.error_code).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&mut business, &mut link, false).await, [Some(470), Some(470)]);
+    assert_eq!(codes(&mut business, &mut link, true).await, [None, None]);
+    network.chatd.phones.send(phone(0), None, json!({"type": "text", "text": {"body": "x"}})).await.unwrap();
+    assert_eq!(codes(&mut business, &mut link, false).await, [None, Some(470)], "each user has a window");
+    network.stop().await;
+
+    let network = Network::start(dir.path()).await;
+    assert_eq!(network.chatd.phones.rules().await.unwrap(), rules(86_400), "it stays");
+    let mut link = business.connect(&network, 2, 1).await.unwrap();
+    assert_eq!(codes(&mut business, &mut link, false).await, [None, Some(470)], "and so do the windows");
+    network.chatd.phones.set_rules(rules(0)).await.unwrap();
+    assert_eq!(codes(&mut business, &mut link, false).await, [Some(470), Some(470)], "a window that is over");
+    network.chatd.phones.set_rules(phones::Rules::default()).await.unwrap();
+    assert_eq!(codes(&mut business, &mut link, false).await, [None, None]);
+    network.assert_clean();
+    network.stop().await;
+}
+
+#[tokio::test]
+async fn a_phone_can_be_made_one_that_the_network_refuses_messages_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Network::start(dir.path()).await;
+    let mut business = Business::new();
+    let mut link = business.connect(&network, 1, 1).await.unwrap();
+    let users: Vec<WaId> = (0..4).map(phone).collect();
+    business.open_sessions(&mut link, &users).await;
+    for (at, mode) in [(0, Mode::Limit), (1, Mode::Spam), (2, Mode::Experiment)] {
+        network.chatd.phones.set_mode(phone(at), mode).await.unwrap();
+    }
+    let envelopes = users.iter().map(|user| business.text(*user, "hi")).collect();
+    link.command(Command::Send(envelopes)).await;
+    link.hear_until(|heard| heard.verdicts.len() == 4).await;
+    let codes: Vec<_> = link.heard.verdicts.iter().map(|verdict| verdict.error_code).collect();
+    assert_eq!(codes, [Some(429), Some(471), Some(472), None]);
+    assert!(network.inbox(phone(1)).await.is_empty());
+    network.assert_clean();
+    network.stop().await;
+}
+
+#[tokio::test]
 async fn who_is_not_on_the_network_has_no_keys_and_gets_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let network = Network::start(dir.path()).await;
@@ -642,7 +697,7 @@ async fn garbage_after_the_handshake_and_frames_without_a_login_do_no_harm() {
 
     let mut client = bare(&network, &key).await;
     let envelope =
-        chat::Envelope { recipient: u64::MAX, slot: u32::MAX, seq: i64::MIN, id_key: vec![0; 500].into(), sealed: None };
+        chat::Envelope { recipient: u64::MAX, slot: u32::MAX, seq: i64::MIN, id_key: vec![0; 500].into(), ..Default::default() };
     let frames = [
         client_frame::Frame::Send(chat::Send { epoch: 1, envelopes: vec![envelope] }),
         client_frame::Frame::Acknowledge(chat::Acknowledge { epoch: 1, deliveries: vec![0, u64::MAX] }),

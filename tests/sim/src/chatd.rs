@@ -81,6 +81,7 @@ impl Rows {
             phones: self.phones.values().cloned().collect(),
             ratchets: self.ratchets.iter().map(|((phone, number), state)| (*phone, *number, state.clone())).collect(),
             waiting: Vec::new(),
+            ..Stored::default()
         }
     }
 

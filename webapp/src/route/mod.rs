@@ -148,7 +148,8 @@ impl Router {
             let mut client = self.link(&address).client();
             let request = v1::ReadStatsRequest { number: number.as_u64() };
             let told = tokio::time::timeout(STATS_TIMEOUT, client.read_stats(request)).await;
-            let told = told.map_err(|_| "no answer in time".to_owned()).and_then(|told| told.map_err(|status| status.to_string()));
+            let told =
+                told.map_err(|_| "no answer in time".to_owned()).and_then(|told| told.map_err(|status| status.to_string()));
             let told = told.inspect_err(|error| tracing::debug!(coreapp = address, error, "no statistics")).ok();
             (address, told.map(tonic::Response::into_inner))
         });
@@ -186,11 +187,8 @@ impl Router {
         };
         let began = Instant::now();
         let time = deadline.saturating_duration_since(began);
-        let outcome = if self.naive {
-            single(&link, request.clone(), time).await
-        } else {
-            link.exchange(request.clone(), time).await
-        };
+        let outcome =
+            if self.naive { single(&link, request.clone(), time).await } else { link.exchange(request.clone(), time).await };
         self.metrics.served().coreapp(link.address(), began.elapsed());
         outcome
     }

@@ -69,16 +69,22 @@ async fn statistics_want_a_token_or_the_key() {
 #[tokio::test]
 async fn the_database_is_counted_once_for_everybody_who_asks_within_half_a_minute() {
     let (world, _core, webapp) = World::ready().await;
-    let contact = |wa_id: u64, on_network| ContactRow { wa_id: estafet_model::WaId::from_u64(wa_id).unwrap(), on_network, checked_at_ms: 1 };
+    let contact = |wa_id: u64, on_network| ContactRow {
+        wa_id: estafet_model::WaId::from_u64(wa_id).unwrap(),
+        on_network,
+        checked_at_ms: 1,
+    };
     world.store.put_contact_checks(number(), &[contact(15_550_001_001, true), contact(15_550_001_002, false)]).await.unwrap();
     let counted = async || {
         let got = webapp.call(Method::GET, "/v1/stats/db", KEY, None).await.is(200);
         got.body["stats"]["db"]["db_contacts"]["data"].clone()
     };
-    let shown = |users: u64| json!([
-        { "labels": { "type": "whatsapp_user" }, "value": users },
-        { "labels": { "type": "non_whatsapp_user" }, "value": 1 },
-    ]);
+    let shown = |users: u64| {
+        json!([
+            { "labels": { "type": "whatsapp_user" }, "value": users },
+            { "labels": { "type": "non_whatsapp_user" }, "value": 1 },
+        ])
+    };
     assert_eq!(counted().await, shown(1));
     world.store.put_contact_checks(number(), &[contact(15_550_001_003, true)]).await.unwrap();
     for counts in futures::future::join_all((0..50).map(|_| counted())).await {
@@ -99,7 +105,9 @@ async fn what_a_replica_serves_is_told_by_method_and_result() {
     let metrics = &got.body["metrics"];
     let data = metrics["api_requests_duration_ms_count"]["data"].as_array().unwrap();
     let value = |result: &str| {
-        let of = |sample: &&serde_json::Value| sample["labels"]["method"] == "POST_v1_messages" && sample["labels"]["result"] == result;
+        let of = |sample: &&serde_json::Value| {
+            sample["labels"]["method"] == "POST_v1_messages" && sample["labels"]["result"] == result
+        };
         data.iter().find(of).map(|sample| sample["value"].clone())
     };
     assert_eq!((value("201"), value("400")), (Some(json!(1)), Some(json!(1))));

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use estafet_model::{MessageId, WaId};
+use estafet_model::{Code, MessageId, WaId};
 use estafet_proto::chat::{self, ReceiptStatus};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -134,6 +134,11 @@ impl PhoneBook {
         self.phones.get(&phone).is_some_and(|phone| phone.mode != Mode::Left)
     }
 
+    /// What messages to a number are refused with, whoever sends them.
+    pub(super) fn refusal(&self, number: WaId) -> Option<Code> {
+        self.phones.get(&number).map_or(Some(Code::UserNotValid), |phone| phone.mode.refusal())
+    }
+
     /// Whether it is one, or was.
     pub(super) fn knows(&self, phone: WaId) -> bool {
         self.phones.contains_key(&phone)
@@ -241,7 +246,8 @@ impl PhoneBook {
         batch.changes.inbox.push(InboxRow { phone: number_of_phone, number, id_key, position, at_ms: batch.now_ms, content });
         match phone.mode {
             Mode::Read | Mode::Outdated => Reception::Receipts(&[ReceiptStatus::Delivered, ReceiptStatus::Read]),
-            Mode::Deliver => Reception::Receipts(&[ReceiptStatus::Delivered]),
+            // What was accepted before the network began to refuse arrives.
+            Mode::Deliver | Mode::Limit | Mode::Spam | Mode::Experiment => Reception::Receipts(&[ReceiptStatus::Delivered]),
             Mode::Ignore | Mode::Offline | Mode::Block | Mode::Left => Reception::Nothing,
         }
     }

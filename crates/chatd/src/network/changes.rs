@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use estafet_model::{IdKey, Slot, WaId};
 
-use crate::{e2e::Sealed, phones::Mode, session::Claim};
+use crate::{
+    e2e::Sealed,
+    phones::{Mode, Rules},
+    session::Claim,
+};
 
 /// A number's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +118,9 @@ pub struct Changes {
     pub sent: Vec<SentRow>,
     /// (phone, message id) marked as read by the business.
     pub read_marks: Vec<(WaId, String)>,
+    /// (phone, business) -> when the phone last wrote.
+    pub windows: BTreeMap<(WaId, WaId), i64>,
+    pub rules: Option<Rules>,
 }
 
 impl Changes {
@@ -134,6 +141,8 @@ impl Changes {
             && self.inbox.is_empty()
             && self.sent.is_empty()
             && self.read_marks.is_empty()
+            && self.windows.is_empty()
+            && self.rules.is_none()
     }
 }
 
@@ -149,4 +158,6 @@ pub struct Stored {
     pub phones: Vec<PhoneRow>,
     pub ratchets: Vec<(WaId, WaId, Vec<u8>)>,
     pub waiting: Vec<(WaId, u64)>,
+    pub windows: Vec<(WaId, WaId, i64)>,
+    pub rules: Rules,
 }

@@ -59,7 +59,7 @@ impl Network {
     }
 
     fn decide(&mut self, batch: &mut Batch, claim: &Claim, envelope: chat::Envelope) -> Outcome {
-        let seq = envelope.seq;
+        let (seq, is_template) = (envelope.seq, envelope.is_template);
         let Some(parcel) = read(claim, envelope, batch.now_ms) else { return Outcome::Rejected(Code::InvalidRequest) };
         let key = (claim.number, parcel.id_key);
         if let Some(&at_ms) = batch.seen.get(&key) {
@@ -78,8 +78,11 @@ impl Network {
                 _ => Outcome::Duplicate { at_ms },
             };
         }
-        if !self.book.contains(parcel.phone) {
-            return Outcome::Rejected(Code::UserNotValid);
+        if let Some(code) = self.book.refusal(parcel.phone) {
+            return Outcome::Rejected(code);
+        }
+        if !is_template && self.is_outside_window(parcel.phone, claim.number, batch.now_ms) {
+            return Outcome::Rejected(Code::ReEngagement);
         }
         let place = (claim.number, parcel.slot);
         if self.last_seq.get(&place).is_some_and(|last| seq <= *last) {

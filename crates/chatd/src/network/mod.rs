@@ -30,7 +30,7 @@ use self::{
 use crate::{
     audit::{Event, ShardRef},
     e2e,
-    phones::{Error, Info, Mode},
+    phones::{Error, Info, Mode, Rules},
     session::{Claim, ConnId, Decision, Sessions},
     templates::Templates,
 };
@@ -82,6 +82,9 @@ pub struct Network {
     last_delivery: HashMap<WaId, u64>,
     outlets: Outlets,
     book: PhoneBook,
+    /// (phone, business) -> when the phone last wrote.
+    windows: HashMap<(WaId, WaId), i64>,
+    rules: Rules,
     heartbeat_ms: u32,
     /// Clients that speak an older version are refused.
     oldest_protocol: u32,
@@ -103,6 +106,8 @@ impl Network {
             last_delivery: stored.last_delivery.into_iter().collect(),
             outlets: Outlets::default(),
             book: PhoneBook::restore(stored.phones, stored.ratchets, stored.waiting, seed),
+            windows: stored.windows.into_iter().map(|(phone, number, at_ms)| ((phone, number), at_ms)).collect(),
+            rules: stored.rules,
             heartbeat_ms,
             oldest_protocol: 0,
         }
@@ -321,6 +326,25 @@ impl Network {
         self.book.set_mode(number, mode)
     }
 
+    /// What is asked of businesses.
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Changes what is asked of businesses.
+    pub fn set_rules(&mut self, batch: &mut Batch, rules: Rules) {
+        self.rules = rules;
+        batch.changes.rules = Some(rules);
+    }
+
+    /// Whether the customer window of a phone is closed for a business.
+    fn is_outside_window(&self, phone: WaId, number: WaId, now_ms: i64) -> bool {
+        self.rules.customer_window_s.is_some_and(|seconds| {
+            let wrote_at_ms = self.windows.get(&(phone, number));
+            wrote_at_ms.is_none_or(|at_ms| now_ms - at_ms >= i64::from(seconds) * 1000)
+        })
+    }
+
     /// A phone has new keys; every business hears of it.
     pub fn new_identity(&mut self, batch: &mut Batch, phone: WaId) -> Result<(), Error> {
         let identity_key = self.book.reinstall(phone, &mut batch.changes)?;
@@ -381,6 +405,8 @@ impl Network {
         let number = business.number;
         let bundle = e2e::KeyBundle { identity_key: business.identity_key.clone(), one_time_key: business.fallback_key.clone() };
         let inbound = self.book.send(from, number, &bundle, content, batch)?;
+        self.windows.insert((from, number), batch.now_ms);
+        batch.changes.windows.insert((from, number), batch.now_ms);
         let id = inbound.message_id.clone();
         self.deliver(batch, number, Slot::of(from), Item::Inbound(inbound));
         Ok(id)

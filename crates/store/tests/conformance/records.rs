@@ -291,13 +291,8 @@ pub(crate) async fn numbers_do_not_see_each_other(store: SharedStore) {
 pub(crate) async fn what_there_is_is_counted(store: SharedStore) {
     let fence = owner(&*store).await;
     assert_eq!(store.counts(number()).await.unwrap(), Counts::default());
-    let settled = StatusRow {
-        slot: slot(1),
-        seq: seq(1),
-        statuses: StatusSet::from_bits(1),
-        error_code: None,
-        changed_at_ms: NOW,
-    };
+    let settled =
+        StatusRow { slot: slot(1), seq: seq(1), statuses: StatusSet::from_bits(1), error_code: None, changed_at_ms: NOW };
     let batch = Batch {
         messages: vec![message((1, 1), 1), message((1, 2), 2), message((900, 3), 3)],
         statuses: vec![settled],
@@ -308,15 +303,8 @@ pub(crate) async fn what_there_is_is_counted(store: SharedStore) {
     store.commit(&fence, &batch).await.unwrap();
     let contact = |i, on_network| ContactRow { wa_id: recipient(i), on_network, checked_at_ms: NOW };
     store.put_contact_checks(number(), &[contact(1, true), contact(2, true), contact(3, false)]).await.unwrap();
-    let expected = Counts {
-        contacts: 2,
-        strangers: 1,
-        outgoing: 3,
-        incoming: 1,
-        receipts: 1,
-        pending_callbacks: 2,
-        pending_messages: 2,
-    };
+    let expected =
+        Counts { contacts: 2, strangers: 1, outgoing: 3, incoming: 1, receipts: 1, pending_callbacks: 2, pending_messages: 2 };
     assert_eq!(store.counts(number()).await.unwrap(), expected);
     assert_eq!(store.counts(other_number()).await.unwrap(), Counts::default());
 }

@@ -130,6 +130,7 @@ impl Outgoing {
             seq: envelope.seq.get(),
             id_key: envelope.id_key.0.to_vec().into(),
             sealed: Some(chat::Sealed { kind: u32::from(envelope.sealed.kind), ciphertext: envelope.sealed.ciphertext }),
+            is_template: envelope.is_template,
         });
     }
 
@@ -265,7 +266,7 @@ mod tests {
     fn envelope(seq: i64, size: usize) -> Envelope {
         let recipient = WaId::from_u64(15_550_001_001).unwrap();
         let sealed = e2e::Sealed { kind: 1, ciphertext: vec![0; size].into() };
-        Envelope { recipient, slot: Slot::of(recipient), seq: Seq::new(seq), id_key: IdKey([0; 9]), sealed }
+        Envelope { recipient, slot: Slot::of(recipient), seq: Seq::new(seq), id_key: IdKey([0; 9]), sealed, is_template: false }
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Business {
         self.next += 1;
         let mut key = [0; IdKey::LEN];
         key[1..].copy_from_slice(&self.next.to_be_bytes());
-        Envelope { recipient: to, slot: Slot::of(to), seq: Seq::new(self.next), id_key: IdKey(key), sealed }
+        Envelope { recipient: to, slot: Slot::of(to), seq: Seq::new(self.next), id_key: IdKey(key), sealed, is_template: false }
     }
 }
 

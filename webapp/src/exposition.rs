@@ -68,7 +68,7 @@ impl Format {
     /// Reads `format` of a query; `None` if it is not there.
     pub(crate) fn asked(query: Option<&str>) -> Result<Option<Self>, ApiError> {
         let parameters = query.into_iter().flat_map(|query| query.split('&')).filter_map(|part| part.split_once('='));
-        match parameters.filter(|(name, _)| *name == "format").map(|(_, value)| value).last() {
+        match parameters.filter(|(name, _)| *name == "format").map(|(_, value)| value).next_back() {
             None => Ok(None),
             Some("json") => Ok(Some(Self::Json)),
             Some("prometheus") => Ok(Some(Self::Prometheus)),

@@ -207,6 +207,7 @@ mod tests {
             epoch,
             outbox,
             callbacks: 1,
+            arrived: 0,
             gateway_status: GatewayStatus::Connected.into(),
         };
         let address = "10.0.0.7:6250".to_owned();

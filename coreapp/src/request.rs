@@ -74,6 +74,7 @@ impl Action {
             Self::CheckContacts { .. } => "check_contacts",
             Self::ReadIdentity { .. } => "read_identity",
             Self::AcknowledgeIdentity { .. } => "acknowledge_identity",
+            Self::CollectMedia => "collect_media",
         }
     }
 }

@@ -41,6 +41,10 @@ pub(crate) enum Command {
     Number(NumberArgs),
     /// Look at the callbacks that wait or were given up, try dead letters again or drop them, and replay delivered ones.
     Callbacks(crate::callbacks::CallbacksArgs),
+    /// Look at the files of a number: uploaded and received ones.
+    Media(crate::media::FilesArgs),
+    /// Show what happened to a message, step by step, and what it waited for longest.
+    Trace(crate::trace::TraceArgs),
     /// Look at the simulated phones of a sandbox and make them act.
     Phone(Box<PhoneArgs>),
     /// Look at, add and remove the templates of a sandbox.
@@ -245,6 +249,9 @@ pub(crate) enum TemplateCommand {
         /// The file (docs/templates.md).
         file: PathBuf,
     },
+    /// Look for templates that cannot be sent in a language which others of their namespace have; there, a message
+    /// that changes its language fails. Exit status 1 if there are any.
+    Check,
     /// Remove a template.
     Remove {
         /// Its namespace.
@@ -286,9 +293,9 @@ pub(crate) enum PhoneCommand {
         /// The phone.
         number: WaId,
         /// deliver: delivered only; read: delivered and read; ignore: takes them without a word;
-        /// offline: the network keeps them; block: never gets them; limit, spam, experiment: the network refuses them
-        /// with 429, 471, 472.
-        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block", "limit", "spam", "experiment"])]
+        /// offline: the network keeps them; block: never gets them; outdated: cannot show templates, and fails them; limit,
+        /// spam, experiment: the network refuses them with 429, 471, 472.
+        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block", "outdated", "limit", "spam", "experiment"])]
         mode: String,
     },
     /// Show what the network asks of businesses, or change it.
@@ -316,6 +323,10 @@ pub(crate) enum PhoneCommand {
     Inbox {
         /// The phone.
         number: WaId,
+        /// As a cautious app shows it: files and links of a business are held back until the phone has written to it or
+        /// got a template from it.
+        #[arg(long)]
+        cautious: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,

@@ -15,6 +15,15 @@ const REPLAY: &str = "/v1/estafet/callbacks/replay";
 
 #[derive(Debug, Args)]
 pub(crate) struct CallbacksArgs {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    command: CallbacksCommand,
+}
+
+/// A server, and who asks it.
+#[derive(Debug, Args)]
+pub(crate) struct Server {
     /// Address of the API.
     #[arg(long, env = "ESTAFET_URL", default_value = "http://127.0.0.1:9090", global = true)]
     url: String,
@@ -24,8 +33,15 @@ pub(crate) struct CallbacksArgs {
     /// The administrator's password.
     #[arg(long, env = "ESTAFET_PASSWORD", hide_env_values = true, default_value = "", hide_default_value = true, global = true)]
     password: String,
-    #[command(subcommand)]
-    command: CallbacksCommand,
+}
+
+impl Server {
+    /// The server, to which later calls are those of the administrator.
+    pub(crate) async fn log_in(&self) -> anyhow::Result<Api> {
+        let mut api = Api::new(&self.url)?;
+        api.log_in(&self.user, &self.password).await?;
+        Ok(api)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,8 +113,7 @@ struct Moving {
 }
 
 pub(crate) async fn run(args: CallbacksArgs) -> anyhow::Result<()> {
-    let mut api = Api::new(&args.url)?;
-    api.log_in(&args.user, &args.password).await?;
+    let api = args.server.log_in().await?;
     match args.command {
         CallbacksCommand::List { selection, json } => list(&api, WAITING, &selection, json).await,
         CallbacksCommand::DeadLetter(LetterCommand::List { selection, json }) => list(&api, DEAD, &selection, json).await,

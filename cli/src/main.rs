@@ -5,6 +5,7 @@ mod args;
 mod callbacks;
 mod certs;
 mod cluster;
+mod database;
 mod drill;
 mod local_cluster;
 mod media;
@@ -14,6 +15,7 @@ mod phone;
 mod sandbox;
 mod status;
 mod template;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -54,6 +56,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Certs(args) => certs::run(args),
         Command::Number(args) => number::run(args).await,
         Command::Callbacks(args) => callbacks::run(args).await,
+        Command::Media(args) => media::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Phone(args) => phone::run(*args).await,
         Command::Template(args) => template::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -3,7 +3,7 @@
 //! Masters and webapps see a change within a second, without a restart; a change of the shard count is made while
 //! messages flow (docs/numbers.md).
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use estafet_model::{Layout, ShardCount, WaId};
 use estafet_runtime::Clock;
 use estafet_store::{NumberRow, SharedStore};
@@ -15,8 +15,7 @@ use crate::{
 };
 
 pub(crate) async fn run(args: NumberArgs) -> anyhow::Result<()> {
-    let store = estafet_store::open(&args.database_url, "estafet-number").await.context("message database (--database-url)")?;
-    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
+    let store = crate::database::open(&args.database_url, "estafet-number").await?;
     match args.action {
         NumberAction::Add { number, shards, host } => add(&store, number, count(shards)?, host.as_deref()).await,
         NumberAction::List { json } => list(&store, json).await,

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: PhoneArgs) -> anyhow::Result<()> {
             line(&format!("{number} is {new_number} now"))
         }
         PhoneCommand::Send(args) => send(&api, *args).await,
-        PhoneCommand::Inbox { number, json } => inbox(&api, number, json).await,
+        PhoneCommand::Inbox { number, cautious, json } => inbox(&api, number, cautious, json).await,
         PhoneCommand::Sent { number } => {
             let sent = api.get(&format!("/sandbox/phones/{number}/sent")).await?;
             line(&serde_json::to_string_pretty(&sent)?)
@@ -185,8 +185,8 @@ fn reaction(emoji: &str, message_id: &str) -> Value {
     json!({ "type": "reaction", "reaction": reaction })
 }
 
-async fn inbox(api: &Api, number: WaId, as_json: bool) -> anyhow::Result<()> {
-    let inbox = api.get(&format!("/sandbox/phones/{number}/inbox")).await?;
+async fn inbox(api: &Api, number: WaId, cautious: bool, as_json: bool) -> anyhow::Result<()> {
+    let inbox = api.get(&format!("/sandbox/phones/{number}/inbox?cautious={cautious}")).await?;
     if as_json {
         return line(&serde_json::to_string_pretty(&inbox)?);
     }

@@ -1,6 +1,6 @@
 //! `estafet template`: the templates that may be sent in a sandbox.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use reqwest::{Method, Url};
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ pub(crate) async fn run(args: TemplateArgs) -> anyhow::Result<()> {
             let added = api.call(Method::POST, PATH, Some(&templates)).await.with_context(|| file.display().to_string())?;
             show(&added)
         }
+        TemplateCommand::Check => check(&api).await,
         TemplateCommand::Remove { namespace, name, language } => {
             let path = removal(&namespace, &name, language.as_deref())?;
             let answer = api.call(Method::DELETE, &path, None).await?;
@@ -36,11 +37,31 @@ async fn list(api: &Api, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn show(answer: &Value) -> anyhow::Result<()> {
-    line(&format!("{:<24} {:<24} {:<8} STATUS", "NAMESPACE", "NAME", "LANGUAGE"))?;
+    line(&format!("{:<24} {:<24} {:<8} {:<12} PARAMETERS", "NAMESPACE", "NAME", "LANGUAGE", "STATUS"))?;
     for template in answer.get("templates").and_then(Value::as_array).into_iter().flatten() {
         let text = |key: &str| template.get(key).and_then(Value::as_str).unwrap_or("-");
-        line(&format!("{:<24} {:<24} {:<8} {}", text("namespace"), text("name"), text("language"), text("status")))?;
+        let row = format!("{:<24} {:<24} {:<8} {:<12}", text("namespace"), text("name"), text("language"), text("status"));
+        line(format!("{row} {}", parameters(&template["parameters"])).trim_end())?;
     }
+    Ok(())
+}
+
+/// How many parameters the parts of a template take; nothing for what takes none.
+fn parameters(counts: &Value) -> String {
+    let count = |part: &str| counts.get(part).and_then(Value::as_u64).filter(|count| *count > 0);
+    let parts = ["header", "body", "buttons"].into_iter().filter_map(|part| Some(format!("{part} {}", count(part)?)));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// Prints the gaps; they are an error.
+async fn check(api: &Api) -> anyhow::Result<()> {
+    let answer = api.get("/sandbox/templates/gaps").await?;
+    let gaps = answer.get("gaps").and_then(Value::as_array).context("the answer has no gaps")?;
+    for gap in gaps {
+        let text = |key: &str| gap.get(key).and_then(Value::as_str).unwrap_or("-");
+        line(&format!("{} of {} cannot be sent in {}", text("name"), text("namespace"), text("language")))?;
+    }
+    ensure!(gaps.is_empty(), "gaps: {}", gaps.len());
     Ok(())
 }
 
@@ -57,6 +78,12 @@ fn removal(namespace: &str, name: &str, language: Option<&str>) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r182_a_row_tells_how_many_parameters_there_are() {
+        assert_eq!(parameters(&serde_json::json!({ "header": 1, "body": 2, "buttons": 0 })), "header 1, body 2");
+        assert_eq!(parameters(&serde_json::json!({ "header": 0, "body": 0, "buttons": 0 })), "");
+    }
 
     #[test]
     fn names_stay_within_their_part_of_the_path() {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use estafet_media::guard;
 use estafet_model::{
     EndpointId, WaId,
     settings::{Settings, WebhookSettings, endpoint::Endpoint, secret::Secret},
@@ -75,26 +76,34 @@ pub struct Poster {
     stats: Arc<AppStats>,
 }
 
-/// The HTTP clients of a node, by the certificates that they trust beside the system's. To make one, every
+/// The HTTP clients of a node, by whom they trust and where they go. To make one, every
 /// certificate of the system is read, so the shards of a node share them: it may start hundreds at a time.
 #[derive(Clone, Debug, Default)]
-pub struct Clients(Arc<Mutex<HashMap<Option<String>, Client>>>);
+pub struct Clients(Arc<Mutex<HashMap<Reach, Client>>>);
+
+/// Whom a client trusts, and where it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Reach {
+    /// Certificates trusted beside the system's.
+    ca: Option<String>,
+    /// Public addresses only.
+    public_only: bool,
+}
 
 /// Clients kept at most; those that are in use live on with their shards.
 const CLIENTS: usize = 64;
 
 impl Clients {
-    fn trusting(&self, ca: Option<&str>) -> Result<Client, reqwest::Error> {
-        let ca = ca.map(str::to_owned);
+    fn reaching(&self, reach: &Reach) -> Result<Client, reqwest::Error> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = known.get(&ca) {
+        if let Some(client) = known.get(reach) {
             return Ok(client.clone());
         }
         if known.len() >= CLIENTS {
             known.clear();
         }
-        let made = client(ca.as_deref())?;
-        known.insert(ca, made.clone());
+        let made = client(reach)?;
+        known.insert(reach.clone(), made.clone());
         Ok(made)
     }
 }
@@ -105,7 +114,7 @@ struct Target {
     /// `None`: no certificates can be trusted, so no connection is made.
     client: Option<Client>,
     url: Option<Url>,
-    ca: Option<String>,
+    reach: Reach,
     headers: HeaderMap,
     signer: Signer,
     timeout: Duration,
@@ -125,11 +134,12 @@ impl Target {
     fn new(poster: &Poster, settings: &WebhookSettings, endpoint: EndpointId, before: Option<Self>) -> Self {
         let other = settings.endpoint(endpoint);
         let ca = other.and_then(|other| other.ca.as_ref()).or(settings.ca.as_ref());
+        let reach = Reach { ca: ca.cloned(), public_only: settings.deny_private };
         let client = match before {
-            Some(before) if before.ca.as_ref() == ca && before.client.is_some() => before.client,
+            Some(before) if before.reach == reach && before.client.is_some() => before.client,
             _ => poster
                 .clients
-                .trusting(ca.map(String::as_str))
+                .reaching(&reach)
                 .inspect_err(|error| tracing::error!(%error, "callbacks wait: their client could not be made"))
                 .ok(),
         };
@@ -143,7 +153,7 @@ impl Target {
             client,
             // What was stored was checked before; what is no URL all the same is treated as none.
             url: url.and_then(|url| Url::parse(url).ok()),
-            ca: ca.cloned(),
+            reach,
             headers: other.map(headers).unwrap_or_default(),
             signer: Signer::new(poster.number, app.as_ref(), standard.as_ref()),
             timeout: timeout.map_or(poster.timeout, Duration::from_millis),
@@ -165,9 +175,9 @@ fn headers(endpoint: &Endpoint) -> HeaderMap {
 /// Connections to one receiver that a node keeps open without a post.
 const IDLE: usize = 256;
 
-/// A client with connections of its own. It checks certificates against those of the system and `ca`; TLS 1.2
+/// A client with connections of its own. It checks certificates against those of the system and its own; TLS 1.2
 /// is the oldest version it speaks.
-fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
+fn client(reach: &Reach) -> Result<Client, reqwest::Error> {
     let mut builder = Client::builder()
         .redirect(Policy::none())
         .no_proxy()
@@ -176,7 +186,10 @@ fn client(ca: Option<&str>) -> Result<Client, reqwest::Error> {
         .tcp_nodelay(true)
         .tls_version_min(reqwest::tls::Version::TLS_1_2)
         .connect_timeout(Duration::from_secs(5));
-    if let Some(ca) = ca {
+    if reach.public_only {
+        builder = builder.dns_resolver(guard::checked_names(Arc::new(guard::SystemResolver), guard::Policy::default()));
+    }
+    if let Some(ca) = &reach.ca {
         builder = builder.tls_certs_merge(Certificate::from_pem_bundle(ca.as_bytes())?);
     }
     builder.build()
@@ -245,6 +258,9 @@ impl Poster {
 
     async fn send(&self, post: Post, target: Target) -> Result<(), Failure> {
         let url = target.url.ok_or(Failure::NotConfigured)?;
+        if target.reach.public_only && !guard::is_allowed_host(&url, guard::Policy::default()) {
+            return Err(Failure::Connection("the address is not public".to_owned()));
+        }
         let client = target.client.ok_or_else(|| Failure::Connection("the certificates cannot be used".to_owned()))?;
         let signatures = target.signer.headers(post.event.slot, post.origin, self.clock.now_ms(), &post.body);
         let request = client
@@ -297,14 +313,16 @@ mod tests {
         let clients = Clients::default();
         let kept = || clients.0.lock().unwrap().len();
         for _shard in 0..3 {
-            clients.trusting(None).unwrap();
+            clients.reaching(&Reach::default()).unwrap();
         }
         assert_eq!(kept(), 1);
-        assert!(clients.trusting(Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")).is_err());
+        let trusting = |ca: &str| Reach { ca: Some(ca.to_owned()), public_only: false };
+        assert!(clients.reaching(&trusting("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")).is_err());
         assert_eq!(kept(), 1, "what could not be made is tried again");
-        let full = (1..CLIENTS).map(|n| (Some(n.to_string()), clients.trusting(None).unwrap())).collect::<Vec<_>>();
+        let full =
+            (1..CLIENTS).map(|n| (trusting(&n.to_string()), clients.reaching(&Reach::default()).unwrap())).collect::<Vec<_>>();
         clients.0.lock().unwrap().extend(full);
-        clients.trusting(Some("")).unwrap();
+        clients.reaching(&Reach { public_only: true, ..Reach::default() }).unwrap();
         assert_eq!(kept(), 1);
     }
 }

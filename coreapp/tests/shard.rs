@@ -55,6 +55,7 @@ impl Upstream for Hands {
 
 struct Bench {
     node: Node,
+    clock: Clock,
     endings: mpsc::Receiver<ShardEnded>,
     connections: mpsc::Receiver<Peer>,
     store: SharedStore,
@@ -83,12 +84,13 @@ async fn bench_with(config: Config) -> Bench {
     let store = estafet_store::open(&format!("sqlite:{}", dir.path().join("t.db").display()), "test").await.unwrap();
     store.migrate().await.unwrap();
     let (sender, connections) = mpsc::channel(4);
+    let clock = Clock::manual(1_800_000_000_000);
     let deps = Deps {
         store: store.clone(),
         blobs: estafet_media::Blobs::directory(&dir.path().join("media")).unwrap(),
         links: estafet_media::guard::Policy::default(),
         upstream: Arc::new(Hands(sender)),
-        clock: Clock::manual(1_800_000_000_000),
+        clock: clock.clone(),
         tasks: Tasks::new(),
         boot: BOOT,
         holder: "test".to_owned(),
@@ -96,7 +98,7 @@ async fn bench_with(config: Config) -> Bench {
     let (node, endings) = Node::new(config, deps).unwrap();
     let fence = store.claim(number(), Shard::ZERO, ShardCount::ONE, None, "a", BOOT, 0, 0).await.unwrap().unwrap();
     node.acquire(fence).await.unwrap();
-    Bench { node, endings, connections, store, fence, ids: Mutex::new(IdGenerator::new(1)), _dir: dir }
+    Bench { node, clock, endings, connections, store, fence, ids: Mutex::new(IdGenerator::new(1)), _dir: dir }
 }
 
 impl Bench {
@@ -191,6 +193,38 @@ async fn accepted_messages_are_sent_in_order_and_again_after_a_lost_connection()
     assert_eq!(plaintext, b"one");
     let plaintext = ratchet.decrypt(&mut account, &again[1].sealed, &peer.login.keys.identity_key).unwrap();
     assert_eq!(plaintext, b"two");
+}
+
+#[tokio::test]
+async fn r101_a_message_is_sent_again_for_as_long_as_the_network_has_not_taken_it() {
+    let mut bench = bench().await;
+    let peer = bench.connections.recv().await.unwrap();
+    let accepted = bench.accept("one").await;
+    bench.clock.set(1_800_000_000_000 + 90 * 24 * 3600 * 1000);
+    drop(peer);
+    let mut peer = bench.connections.recv().await.unwrap();
+    let sent = peer.envelopes(&mut Account::new()).await;
+    assert_eq!(sent.iter().map(|e| e.id_key).collect::<Vec<_>>(), [accepted], "after ninety days");
+    assert!(bench.stored_events().await.is_empty(), "nothing was told meanwhile");
+    peer.take(&sent).await;
+    peer.deliver(vec![receipt(1, &sent[0], Status::Delivered)]).await;
+    assert_eq!(bench.statuses(&sent[0]).await, Some(0b011));
+}
+
+#[tokio::test]
+async fn r158_a_code_that_the_api_does_not_have_is_500_and_is_told() {
+    let mut bench = bench().await;
+    let mut peer = bench.connections.recv().await.unwrap();
+    bench.accept("one").await;
+    let sent = peer.envelopes(&mut Account::new()).await;
+    let Envelope { recipient, slot, seq, id_key, .. } = sent[0].clone();
+    let (status, at_ms, error_code) = (Status::Failed, 1_800_000_001_000, Some(999));
+    let item = Item::Receipt { recipient, slot, seq, id_key, status, at_ms, error_code };
+    peer.deliver(vec![Delivery { id: 1, item }]).await;
+    let told = bench.stored_events().await;
+    let error = &told.last().unwrap()["statuses"][0]["errors"][0];
+    let expected = serde_json::json!({ "code": 500, "title": "Generic error", "details": "The network's code is 999" });
+    assert_eq!(*error, expected, "{told:?}");
 }
 
 #[tokio::test]

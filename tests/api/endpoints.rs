@@ -152,3 +152,31 @@ async fn a_receiver_hears_what_it_asked_for_with_its_own_headers_secrets_and_cer
     assert_eq!(world.admin.settings().await?["webhooks"]["endpoints"], shown["webhooks"]["endpoints"]);
     Ok(())
 }
+
+#[tokio::test]
+async fn callbacks_go_to_public_addresses_only_if_the_settings_say_so() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    world.retry_soon().await?;
+    let by_name = Sink::start().await?;
+    let url = by_name.url().replace("127.0.0.1", "localhost");
+    world
+        .admin
+        .patch_settings(&json!({"webhooks": {"deny_private": true, "endpoints": [{"name": "named", "url": url}]}}))
+        .await?;
+    let sent = texts(&world, KERRY, 1).await?;
+    let refused = async |endpoint: &str| {
+        let is_refusal = |line: &&str| {
+            line.contains("callback_posts")
+                && line.contains(r#"result="connection""#)
+                && line.contains(&format!(r#"endpoint="{endpoint}""#))
+        };
+        Ok(world.admin.metrics().await?.lines().find(is_refusal).is_some_and(|line| !line.ends_with(" 0")))
+    };
+    until("the address is refused", async || refused("main").await).await?;
+    until("the name is refused", async || refused("named").await).await?;
+    assert!(world.sink.arrivals().is_empty() && by_name.arrivals().is_empty());
+    world.admin.patch_settings(&json!({"webhooks": {"deny_private": false}})).await?;
+    world.sink.wait_for_message(&sent[0]).await?;
+    by_name.wait_for_message(&sent[0]).await?;
+    Ok(())
+}

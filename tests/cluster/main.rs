@@ -5,6 +5,7 @@ mod numbers;
 mod operator;
 mod ops;
 mod registry;
+mod requirements;
 mod resharding;
 mod roles;
 mod stage;

@@ -61,7 +61,8 @@ impl App {
     /// Prepares accounts, keys, caches and links, and starts what runs beside.
     pub(crate) async fn prepare(config: Config, deps: &Deps) -> Result<Arc<Self>, Error> {
         config.check()?;
-        let templates = Arc::new(Shelf::load(&config.template_files, config.sample_templates)?);
+        let published = deps.templates.clone();
+        let templates = Arc::new(Shelf::load_and_publish(&config.template_files, config.sample_templates, published)?);
         let (store, clock, tasks) = (deps.store.clone(), deps.clock.clone(), deps.tasks.clone());
         let key = secret_key(&store).await?;
         let tag = store.next_tag().await.map_err(|source| Error::Store { what: "the id generator", source })?;

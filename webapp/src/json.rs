@@ -30,16 +30,60 @@ pub(crate) struct Object<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
 
 /// Reads a body that must be an object; anything else is 1008, as the original did.
 pub(crate) fn parse_object(body: &[u8]) -> Result<Object<'_>, ApiError> {
-    match serde_json::from_slice(body) {
-        Ok(Json::Object(object)) => Ok(object),
-        Ok(_) => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
-        Err(error) => Err(unparseable(&error)),
+    match parse(body)? {
+        Json::Object(object) => Ok(object),
+        _ => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
     }
 }
 
-/// The refusal of a body that is not JSON. The message of serde_json holds positions, never content.
-pub(crate) fn unparseable(error: &serde_json::Error) -> ApiError {
-    ApiError::new(Code::ParameterMissing, format!("The request body is not valid JSON: {error}"))
+/// Reads a body of any JSON.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+    let body = without_wrapping(body);
+    serde_json::from_slice(body).map_err(|error| unparseable(body, &error))
+}
+
+/// A body without a byte-order mark and the white space around it, also that of Unicode, as pasting leaves them.
+fn without_wrapping(body: &[u8]) -> &[u8] {
+    match std::str::from_utf8(body) {
+        Ok(text) => text.trim_start_matches('\u{feff}').trim().as_bytes(),
+        Err(_) => body,
+    }
+}
+
+/// The refusal of a body that is not JSON. The message of serde_json holds positions, never content; a character that
+/// people do not see is named.
+fn unparseable(body: &[u8], error: &serde_json::Error) -> ApiError {
+    let unseen = offending(body, error).filter(|character| character.is_control() || !character.is_ascii());
+    let named = unseen.map(|character| format!(" ({} is there)", name(character))).unwrap_or_default();
+    ApiError::new(Code::ParameterMissing, format!("The request body is not valid JSON: {error}{named}"))
+}
+
+/// The character at which the parser stopped. Lines count from 1 and end with a line feed; columns are bytes, from 1.
+fn offending(body: &[u8], error: &serde_json::Error) -> Option<char> {
+    let line_at = match error.line() {
+        0 => return None,
+        1 => 0,
+        line => body.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(line - 2)?.0 + 1,
+    };
+    // A line feed inside of a string has ended its line already: the parser is at column 0 of the next.
+    let at = (line_at + error.column()).checked_sub(1)?;
+    let text = std::str::from_utf8(body).ok()?;
+    text.get(text.floor_char_boundary(at)..)?.chars().next()
+}
+
+/// What a character is called: its number, and a name for those that get into texts by accident.
+fn name(character: char) -> String {
+    let known = match character {
+        '\t' => " tab",
+        '\n' => " line feed",
+        '\r' => " carriage return",
+        '\u{a0}' => " no-break space",
+        '\u{200b}' => " zero width space",
+        '\u{feff}' => " byte-order mark",
+        '\u{201c}' | '\u{201d}' => " typographic quotation mark",
+        _ => "",
+    };
+    format!("U+{:04X}{known}", u32::from(character))
 }
 
 impl<'a> Object<'a> {
@@ -216,11 +260,33 @@ mod tests {
         let deep = "[".repeat(100_000);
         let digits = format!("{{\"to\":{}}}", "9".repeat(100_000));
         for body in
-            ["", "{", "[]", "\"x\"", "5", "null", "{}x", "\u{feff}{}", r#"{"a":"\ud800"}"#, "{\"a\":\"\u{1}\"}", &deep, &digits]
+            ["", "{", "[]", "\"x\"", "5", "null", "{}x", "{}\u{feff}{}", r#"{"a":"\ud800"}"#, "{\"a\":\"\u{1}\"}", &deep, &digits]
         {
             assert_eq!(parse_object(body.as_bytes()).unwrap_err().code, Code::ParameterMissing, "{:.20}", body);
         }
         assert_eq!(parse_object(b"{\"a\":\"\xff\"}").unwrap_err().code, Code::ParameterMissing);
+    }
+
+    #[test]
+    fn r174_r175_the_place_and_the_unseen_character_are_named() {
+        for (body, place, character) in [
+            ("{\"a\":\"x\ry\"}", "line 1 column 8", "(U+000D carriage return is there)"),
+            ("{\n\"a\":\n \"x\ty\"}", "line 3 column 4", "(U+0009 tab is there)"),
+            ("{\"a\":\"x\ny\"}", "line 2 column 0", "(U+000A line feed is there)"),
+            ("{\"a\":\u{a0}1}", "line 1 column 6", "(U+00A0 no-break space is there)"),
+            ("{\u{201c}a\u{201d}:1}", "line 1 column 2", "(U+201C typographic quotation mark is there)"),
+            ("{\"a\":1,\u{feff}\"b\":2}", "line 1 column 8", "(U+FEFF byte-order mark is there)"),
+            ("{\"a\":\u{1}}", "line 1 column 6", "(U+0001 is there)"),
+        ] {
+            let refusal = parse_object(body.as_bytes()).unwrap_err();
+            assert_eq!(refusal.code, Code::ParameterMissing);
+            assert!(refusal.details.contains(place) && refusal.details.ends_with(character), "{body:?}: {refusal}");
+        }
+        let seen = parse_object(b"{\"a\" 1}").unwrap_err();
+        assert!(seen.details.ends_with("line 1 column 6"), "what can be seen is not named: {seen}");
+        for wrapped in ["\u{feff}{}", " \r\n{}\u{a0}\n", "\u{feff}\u{a0}{\"a\":1}\t"] {
+            assert!(parse_object(wrapped.as_bytes()).is_ok(), "{wrapped:?}");
+        }
     }
 
     #[test]

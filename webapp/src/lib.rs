@@ -11,7 +11,7 @@
 //! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
 //! * [`cluster`]: the map from the masters, connections to coreapps.
 //! * `numbers`: which numbers are served, and which one a request is for.
-//! * `http`: the server below the routes.
+//! * `http`: the server below the routes. `trace`: the timeline of a message (pure).
 //! * `exposition`, `served`, `census`: statistics in the words of the original.
 //!
 //! [`start`] serves on a listener; [`app`] gives the same routes for in-process use.
@@ -38,6 +38,7 @@ mod routes;
 mod served;
 mod settings;
 mod template;
+mod trace;
 
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub use route::{flight, plan};
 
 pub use config::{Config, ContactMode, Limits, LogoutScope};
 pub use error::Error;
-pub use template::check_template_files;
+pub use template::{check_template_files, read_template_files};
 
 use app::App;
 
@@ -75,6 +76,9 @@ pub struct Deps {
     /// Routes mounted beside ours, for loopback peers only (403 otherwise). They must not have a
     /// fallback of their own nor paths of ours.
     pub extra: Option<axum::Router>,
+    /// Who serves the templates to phones: `{"templates":[...]}` in the layout of template files, now and whenever they
+    /// change.
+    pub templates: Option<watch::Sender<serde_json::Value>>,
 }
 
 /// How to reach the coreapp at an [`estafet_model::Owner::address`].

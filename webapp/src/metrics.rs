@@ -17,6 +17,7 @@ pub(crate) struct Metrics {
     held: UpDownCounter<i64>,
     connections: UpDownCounter<i64>,
     fallback_policies: Counter<u64>,
+    untyped: Counter<u64>,
     map_epochs: Gauge<u64>,
     uploads: Counter<u64>,
     uploaded_bytes: Counter<u64>,
@@ -43,6 +44,10 @@ impl Metrics {
             fallback_policies: meter
                 .u64_counter("webapp_template_fallback_policies")
                 .with_description("Template messages with the policy `fallback`, sent as `deterministic`")
+                .build(),
+            untyped: meter
+                .u64_counter("webapp_untyped_requests")
+                .with_description("Bodies without a Content-Type, taken for JSON")
                 .build(),
             map_epochs: meter
                 .u64_gauge("webapp_map_epochs")
@@ -93,6 +98,11 @@ impl Metrics {
     /// A template message asked for the policy `fallback`.
     pub(crate) fn asked_fallback(&self) {
         self.fallback_policies.add(1, &[]);
+    }
+
+    /// A body came without a Content-Type.
+    pub(crate) fn untyped(&self) {
+        self.untyped.add(1, &[]);
     }
 
     /// Connections were opened (or, negative, closed).

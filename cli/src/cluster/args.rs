@@ -171,6 +171,9 @@ pub(crate) struct WebappArgs {
     pub(crate) https_key: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) media: MediaArgs,
+    /// Templates that may be sent (docs/templates.md), may be repeated. The network must know them too.
+    #[arg(long, env = "ESTAFET_TEMPLATES", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) templates: Vec<PathBuf>,
     /// Largest upload in bytes, up to 104857600.
     #[arg(long, env = "ESTAFET_MAX_UPLOAD_BYTES", default_value_t = 64 << 20)]
     pub(crate) max_upload_bytes: u64,
@@ -201,6 +204,18 @@ pub(crate) struct ChatdArgs {
     /// loopback only.
     #[arg(long, env = "ESTAFET_CONTROL", default_value = "127.0.0.1:0")]
     pub(crate) control: SocketAddr,
+    /// Templates that the phones know (docs/templates.md), may be repeated: those that the webapps may send.
+    #[arg(long, env = "ESTAFET_TEMPLATES", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) templates: Vec<PathBuf>,
+    /// Days that messages wait for a phone that is out of reach; then they are dropped.
+    #[arg(long, env = "ESTAFET_KEEP_MESSAGES_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) keep_messages_days: u32,
+    /// Days that encrypted files of messages are kept.
+    #[arg(long, env = "ESTAFET_KEEP_FILES_DAYS", default_value_t = 14, value_parser = clap::value_parser!(u32).range(2..=3650))]
+    pub(crate) keep_files_days: u32,
+    /// Refuse coreapps that speak an older version of the protocol; they tell their business to upgrade.
+    #[arg(long, env = "ESTAFET_OLDEST_PROTOCOL", default_value_t = 1)]
+    pub(crate) oldest_protocol: u32,
     #[command(flatten)]
     pub(crate) ops: OpsArgs,
 }

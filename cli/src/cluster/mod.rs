@@ -130,6 +130,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         registered: true,
         allow_loopback_http: args.allow_loopback_http,
         max_upload_bytes: args.max_upload_bytes,
+        template_files: args.templates,
         contact_mode: estafet_webapp::ContactMode::Live,
         api_key: args.api_key,
         initial_admin_password: args.admin_password,
@@ -139,6 +140,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
     };
     let map = estafet_webapp::cluster::follow(&args.master, &transport, &tasks);
     let deps = estafet_webapp::Deps {
+        templates: None,
         store,
         blobs,
         clock: Clock::system(),
@@ -162,7 +164,17 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let ops = Listener::open(&args.ops, "chatd", &tasks).await?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
-    let config = estafet_chatd::Config { listen: args.listen, phones: args.phones, ..estafet_chatd::Config::new(args.data_dir) };
+    let templates = estafet_webapp::read_template_files(&args.templates, false).context("--templates")?;
+    let days = |count: u32| Duration::from_secs(u64::from(count) * 24 * 3600);
+    let config = estafet_chatd::Config {
+        listen: args.listen,
+        phones: args.phones,
+        keep_messages: days(args.keep_messages_days),
+        keep_files: days(args.keep_files_days),
+        oldest_protocol: args.oldest_protocol,
+        templates: Some(tokio::sync::watch::channel(templates).1),
+        ..estafet_chatd::Config::new(args.data_dir)
+    };
     let chatd = estafet_chatd::start(config, Clock::system(), tasks.clone()).await.context("the chat network")?;
     let (listener, control) = bind(args.control).await?;
     let router = estafet_chatd::control::router(chatd.phones.clone());
@@ -189,9 +201,7 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
 
 async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore> {
     ensure!(!url.starts_with("sqlite:"), "--database-url: processes of a cluster share a server, SQLite is none");
-    let store = estafet_store::open(url, application).await.context("message database (--database-url)")?;
-    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
-    Ok(store)
+    crate::database::open(url, application).await
 }
 
 /// The members of etcd, and how they are told who asks.

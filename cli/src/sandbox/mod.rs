@@ -20,7 +20,7 @@ use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Hold, Holder, SharedStore};
 use estafet_upstream::chat::ChatUpstream;
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::args::{ContactMode, Misconfigured, SandboxArgs};
 use data_dir::DataDir;
@@ -60,7 +60,9 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
     let store = open_store(&args, dir.path()).await?;
     let blobs = args.media.open(Some(&dir.path().join("media"))).await?;
     let hold = take_number(&store, &args, &holder).await?;
-    let chatd = start_chatd(&args, dir.path(), &clock, &tasks).await?;
+    // Phones know the templates that the webapp does, also those for which messages have waited.
+    let (published, templates) = watch::channel(estafet_webapp::read_template_files(&args.templates, true)?);
+    let chatd = start_chatd(&args, dir.path(), templates, &clock, &tasks).await?;
     let upstream = Arc::new(ChatUpstream::new(
         if args.network.is_empty() { chatd.addresses.iter().map(SocketAddr::to_string).collect() } else { args.network.clone() },
         args.network.is_empty().then_some(chatd.public_key),
@@ -94,6 +96,7 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
         map: local.map(),
         connect,
         extra: Some(control.merge(estafet_chatd::control::router(chatd.phones.clone()))),
+        templates: Some(published),
     };
     // The webapp writes the first settings, so it comes before the shards that read them.
     estafet_webapp::start(listener, webapp_config(&args), deps).await?;
@@ -133,9 +136,7 @@ fn check(args: &SandboxArgs) -> anyhow::Result<Option<ShardCount>> {
 
 async fn open_store(args: &SandboxArgs, dir: &Path) -> anyhow::Result<SharedStore> {
     let url = args.database_url.clone().unwrap_or_else(|| format!("sqlite:{}", dir.join("estafet.db").display()));
-    let store = estafet_store::open(&url, "estafet-sandbox").await.context("message database (--database-url)")?;
-    store.migrate().await.context("the schema of the message database could not be brought up to date")?;
-    Ok(store)
+    crate::database::open(&url, "estafet-sandbox").await
 }
 
 /// Holds the number in the message database. A predecessor that was killed this moment may still seem to
@@ -157,13 +158,20 @@ async fn take_number(store: &SharedStore, args: &SandboxArgs, holder: &Holder) -
     }
 }
 
-async fn start_chatd(args: &SandboxArgs, dir: &Path, clock: &Clock, tasks: &Tasks) -> anyhow::Result<Chatd> {
+async fn start_chatd(
+    args: &SandboxArgs,
+    dir: &Path,
+    templates: watch::Receiver<serde_json::Value>,
+    clock: &Clock,
+    tasks: &Tasks,
+) -> anyhow::Result<Chatd> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = estafet_chatd::Config {
         // The second stands for port 443, the fallback.
         listen: vec![any_port, any_port],
         phones: args.phones,
         seed: args.seed,
+        templates: Some(templates),
         ..estafet_chatd::Config::new(dir.join("chatd"))
     };
     estafet_chatd::start(config, clock.clone(), tasks.clone()).await.context("the chat network could not be started")

@@ -40,9 +40,16 @@ pub struct Outbox {
     ready: VecDeque<Slot>,
 }
 
+/// A message under way to the upstream.
+#[derive(Debug)]
+struct Sent {
+    message: MessageRow,
+    left_ms: i64,
+}
+
 #[derive(Debug, Default)]
 struct Flight {
-    sent: VecDeque<MessageRow>,
+    sent: VecDeque<Sent>,
     is_ready: bool,
     settled_since_cursor: u32,
     last_settled: Seq,
@@ -68,8 +75,8 @@ impl Outbox {
     }
 
     /// The next messages to send, at most `most`; they count as in flight from now on. One that may not go holds
-    /// its slot until [`Self::released`].
-    pub fn next(&mut self, most: usize, mut may_go: impl FnMut(&MessageRow) -> bool) -> Vec<MessageRow> {
+    /// its slot until [`Self::released`]. `now_ms` is noted as the time at which they left the queue.
+    pub fn next(&mut self, most: usize, now_ms: i64, mut may_go: impl FnMut(&MessageRow) -> bool) -> Vec<MessageRow> {
         let mut batch = Vec::new();
         let mut room = most.min(MAX_IN_FLIGHT.saturating_sub(self.in_flight));
         while room > 0
@@ -83,7 +90,7 @@ impl Outbox {
                 && self.queues.front(slot).is_some_and(&mut may_go)
                 && let Some(message) = self.queues.pop(slot)
             {
-                flight.sent.push_back(message.clone());
+                flight.sent.push_back(Sent { message: message.clone(), left_ms: now_ms });
                 batch.push(message);
             }
             let taken = batch.len() - before;
@@ -109,21 +116,21 @@ impl Outbox {
         !self.ready.is_empty() && self.in_flight < MAX_IN_FLIGHT
     }
 
-    /// The upstream answered for a message; gives it back if it was in flight.
-    pub fn settled(&mut self, slot: Slot, seq: Seq) -> Option<MessageRow> {
+    /// The upstream answered for a message; gives it back if it was in flight, with the time at which it left the queue.
+    pub fn settled(&mut self, slot: Slot, seq: Seq) -> Option<(MessageRow, i64)> {
         let flight = self.flights.get_mut(&slot)?;
-        let at = flight.sent.iter().position(|m| m.seq == seq)?;
-        let message = flight.sent.remove(at)?;
+        let at = flight.sent.iter().position(|sent| sent.message.seq == seq)?;
+        let Sent { message, left_ms } = flight.sent.remove(at)?;
         self.in_flight -= 1;
         flight.settled_since_cursor += 1;
         flight.last_settled = flight.last_settled.max(seq);
         self.make_ready(slot);
-        Some(message)
+        Some((message, left_ms))
     }
 
     /// The position below which everything of `slot` is settled, when it is time to write it.
     pub fn take_cursor(&mut self, slot: Slot) -> Option<Seq> {
-        let first_open = self.flights.get(&slot)?.sent.front().map(|m| m.seq);
+        let first_open = self.flights.get(&slot)?.sent.front().map(|sent| sent.message.seq);
         let first_queued = self.queues.front(slot).map(|m| m.seq);
         let flight = self.flights.get_mut(&slot)?;
         if flight.settled_since_cursor < CURSOR_EVERY {
@@ -148,7 +155,7 @@ impl Outbox {
         for slot in slots {
             let flight = self.flights.get_mut(&slot).expect("listed just now");
             let sent = std::mem::take(&mut flight.sent);
-            self.queues.put_back(slot, sent.into_iter());
+            self.queues.put_back(slot, sent.into_iter().map(|sent| sent.message));
             self.make_ready(slot);
         }
         self.in_flight = 0;
@@ -218,11 +225,11 @@ mod tests {
     fn what_was_in_flight_is_sent_again_first_and_in_order() {
         let mut outbox = Outbox::recovering(std::iter::empty());
         (1..=5).for_each(|n| outbox.accepted(message(1, n)));
-        assert_eq!(seqs(&outbox.next(3, |_| true)), [1, 2, 3]);
+        assert_eq!(seqs(&outbox.next(3, 0, |_| true)), [1, 2, 3]);
         assert!(outbox.settled(Slot::new(1).unwrap(), Seq::new(2)).is_some());
         outbox.disconnected();
-        assert_eq!(seqs(&outbox.next(10, |_| true)), [1, 3, 4, 5]);
-        assert!(outbox.next(10, |_| true).is_empty());
+        assert_eq!(seqs(&outbox.next(10, 0, |_| true)), [1, 3, 4, 5]);
+        assert!(outbox.next(10, 0, |_| true).is_empty());
     }
 
     #[test]
@@ -230,12 +237,12 @@ mod tests {
         let mut outbox = Outbox::recovering(std::iter::empty());
         (1..=1000).for_each(|n| outbox.accepted(message(1, n)));
         outbox.accepted(message(2, 1001));
-        let batch = outbox.next(5000, |_| true);
+        let batch = outbox.next(5000, 0, |_| true);
         assert_eq!(batch.len(), MAX_IN_FLIGHT_PER_SLOT + 1);
         assert_eq!(batch.last().unwrap().slot.get(), 2);
         assert!(!outbox.has_ready());
         outbox.settled(Slot::new(1).unwrap(), Seq::new(1));
-        assert_eq!(seqs(&outbox.next(5000, |_| true)), [257]);
+        assert_eq!(seqs(&outbox.next(5000, 0, |_| true)), [257]);
     }
 
     #[test]
@@ -243,7 +250,7 @@ mod tests {
         let mut outbox = Outbox::recovering(std::iter::empty());
         let slot = Slot::new(1).unwrap();
         (1..=100).for_each(|n| outbox.accepted(message(1, n)));
-        outbox.next(100, |_| true);
+        outbox.next(100, 0, |_| true);
         for n in 2..=40 {
             outbox.settled(slot, Seq::new(n));
         }
@@ -260,9 +267,9 @@ mod tests {
         let mut outbox = Outbox::recovering(std::iter::empty());
         (1..=3).for_each(|n| outbox.accepted(message(1, n)));
         outbox.accepted(message(2, 4));
-        assert_eq!(seqs(&outbox.next(10, |m| m.seq.get() != 2)), [1, 4]);
+        assert_eq!(seqs(&outbox.next(10, 0, |m| m.seq.get() != 2)), [1, 4]);
         assert!(!outbox.has_ready());
         outbox.released(Slot::new(1).unwrap());
-        assert_eq!(seqs(&outbox.next(10, |_| true)), [2, 3]);
+        assert_eq!(seqs(&outbox.next(10, 0, |_| true)), [2, 3]);
     }
 }

@@ -83,8 +83,11 @@ impl<R> Pending<R> {
         self.effects.push(Effect::Answer(answer));
     }
 
-    /// Stores the statuses of a message; the last word counts.
-    pub fn status(&mut self, row: StatusRow) {
+    /// Stores the statuses of a message; the last word counts, but of each time the first.
+    pub fn status(&mut self, mut row: StatusRow) {
+        if let Some(&before) = self.statuses.get(&(row.slot, row.seq)) {
+            row.times = self.batch.statuses[before].times.or(row.times);
+        }
         upsert(&mut self.batch.statuses, &mut self.statuses, (row.slot, row.seq), row);
     }
 
@@ -145,6 +148,7 @@ fn upsert<K: std::hash::Hash + Eq, T>(rows: &mut Vec<T>, index: &mut HashMap<K, 
 #[cfg(test)]
 mod tests {
     use estafet_model::StatusSet;
+    use estafet_store::Times;
 
     use super::*;
 
@@ -153,11 +157,12 @@ mod tests {
         let mut pending = Pending::<()>::default();
         let (slot, seq) = (Slot::new(1).unwrap(), Seq::new(5));
         for bits in [1, 3, 7] {
-            pending.status(StatusRow { slot, seq, statuses: StatusSet::from_bits(bits), error_code: None, changed_at_ms: 0 });
+            let (statuses, times) = (StatusSet::from_bits(bits), Times { left: Some(bits.into()), ..Times::default() });
+            pending.status(StatusRow { slot, seq, statuses, error_code: None, changed_at_ms: 0, times });
             pending.cursor(slot, Seq::new(bits.into()));
         }
         assert_eq!(pending.batch.statuses.len(), 1);
-        assert_eq!(pending.batch.statuses[0].statuses.bits(), 7);
+        assert_eq!((pending.batch.statuses[0].statuses.bits(), pending.batch.statuses[0].times.left), (7, Some(1)));
         assert_eq!(pending.batch.outbox_cursors, [(slot, Seq::new(7))]);
     }
 }

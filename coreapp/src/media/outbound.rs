@@ -202,7 +202,69 @@ fn type_of(header: Option<&str>, path: &str, head: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use async_trait::async_trait;
+    use estafet_media::{Blobs, guard::Policy};
+    use estafet_runtime::Clock;
+    use estafet_store::{MediaRow, MediaStore as _, Store as _};
+    use estafet_upstream::{BlobStream, ConnectError, Link as Connection, Login, Upstream};
+    use serde_json::json;
+
     use super::*;
+
+    /// A network that counts the files it is left.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    #[async_trait]
+    impl Upstream for Counting {
+        async fn connect(&self, _: Login) -> Result<Connection, ConnectError> {
+            Err(ConnectError::Unreachable("this network takes files only".to_owned()))
+        }
+
+        async fn put_blob(&self, content: BlobStream) -> Result<String, BlobError> {
+            content.try_for_each(|_| std::future::ready(Ok(()))).await.map_err(BlobError::Source)?;
+            Ok(format!("copy {}", self.0.fetch_add(1, Ordering::Relaxed) + 1))
+        }
+
+        async fn get_blob(&self, _: &str) -> Result<BlobStream, BlobError> {
+            Err(BlobError::Missing)
+        }
+    }
+
+    #[tokio::test]
+    async fn r132_a_file_that_is_sent_again_after_its_copy_expired_is_left_with_the_network_anew() {
+        const DAY_MS: i64 = 24 * 3600 * 1000;
+        const START_MS: i64 = 1_800_000_000_000;
+        estafet_runtime::install_crypto();
+        let (directory, number): (_, WaId) = (tempfile::tempdir().unwrap(), "15550000001".parse().unwrap());
+        let store = Arc::new(estafet_store::SqliteStore::memory().await.unwrap());
+        store.migrate().await.unwrap();
+        let blobs = Blobs::directory(&directory.path().join("media")).unwrap();
+        let (upstream, clock) = (Arc::new(Counting::default()), Clock::manual(START_MS));
+        let courier = Courier::new(store.clone(), blobs.clone(), upstream.clone(), clock.clone(), Policy::default()).unwrap();
+        let id = Uuid::new_v4();
+        let mut writer = blobs.create(number, id).await.unwrap();
+        writer.write(Bytes::from_static(b"%PDF-1.7")).await.unwrap();
+        let written = writer.finish().await.unwrap();
+        let (mime_type, used) = ("application/pdf".to_owned(), START_MS);
+        let row = MediaRow { id, mime_type, sha256: written.sha256, size: written.size, created_at_ms: used, used_at_ms: used };
+        store.put_media(number, &row).await.unwrap();
+        let body: Bytes = json!({ "type": "document", "document": { "id": id.to_string() } }).to_string().into();
+        let mut keys = Vec::new();
+        for (day, copy) in [(0, "copy 1"), (0, "copy 1"), (20, "copy 2")] {
+            clock.set(START_MS + day * DAY_MS);
+            let prepared = courier.prepare(number, body.clone()).await.unwrap();
+            let message: Value = serde_json::from_slice(&prepared).unwrap();
+            assert_eq!(message["document"]["blob"], copy, "on day {day}");
+            keys.push(message["document"]["key"].clone());
+        }
+        assert!(keys[0] == keys[1] && keys[1] != keys[2], "a copy has a key of its own");
+    }
 
     #[test]
     fn the_type_of_a_link_is_told_by_the_server_the_name_or_the_content() {

@@ -146,7 +146,8 @@ impl Shard {
         let slot = Slot::of(user);
         self.event(slot, Some(user), "inbound_message", at_ms, event::system(user, &id, at_ms, &content));
         let (profile_name, body) = (String::new(), content.to_string().into());
-        self.pending.inbound(NewInbound { slot, id, sender: user, profile_name, sent_at_ms: at_ms, body });
+        let (sender, stored_at_ms) = (user, self.now_ms);
+        self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, stored_at_ms, body });
     }
 
     pub(super) fn read_identity(&mut self, user: WaId, reply: Reply) {

@@ -1,5 +1,6 @@
 //! What a shard counts. No phone numbers, no ids in labels.
 
+use estafet_model::Status;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram},
@@ -7,7 +8,10 @@ use opentelemetry::{
 
 use std::sync::Arc;
 
-use crate::{callbacks::Failure, stats::AppStats};
+use crate::{callbacks::Failure, core::receipts::Latency, stats::AppStats};
+
+/// Boundaries for what may take milliseconds or weeks.
+const SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 60.0, 600.0, 3_600.0, 86_400.0];
 
 pub(super) struct Metrics {
     pub(super) commits: Counter<u64>,
@@ -15,7 +19,9 @@ pub(super) struct Metrics {
     pub(super) rows: Counter<u64>,
     pub(super) accepted: Counter<u64>,
     pub(super) sent: Counter<u64>,
-    pub(super) receipts: Counter<u64>,
+    receipts: Counter<u64>,
+    to_network: Histogram<f64>,
+    to_phone: Histogram<f64>,
     pub(super) inbound: Counter<u64>,
     pub(super) undecryptable: Counter<u64>,
     pub(super) identity_changes: Counter<u64>,
@@ -31,6 +37,9 @@ impl Metrics {
         let meter = estafet_runtime::metrics::meter("coreapp");
         let counter =
             |name: &'static str, description: &'static str| meter.u64_counter(name).with_description(description).build();
+        let seconds = |name: &'static str, description: &'static str| {
+            meter.f64_histogram(name).with_description(description).with_boundaries(SECONDS.to_vec()).build()
+        };
         Self {
             commits: counter("store_commits", "Transactions committed by shard owners"),
             commit_seconds: meter
@@ -41,7 +50,9 @@ impl Metrics {
             rows: counter("store_commit_rows", "Rows written by these transactions"),
             accepted: counter("messages_accepted", "Messages stored durably"),
             sent: counter("messages_sent", "Messages the upstream took"),
-            receipts: counter("receipts", "Receipts recorded"),
+            receipts: counter("receipts", "Receipts recorded, by status"),
+            to_network: seconds("message_network_seconds", "From the acceptance of a message until the network took it: ours"),
+            to_phone: seconds("message_delivery_seconds", "From then until the phone had it: the phone's"),
             inbound: counter("messages_inbound", "Incoming messages stored"),
             undecryptable: counter("messages_inbound_undecryptable", "Incoming messages that could not be decrypted"),
             identity_changes: counter("identity_changes", "Users whose identity was found changed"),
@@ -49,6 +60,19 @@ impl Metrics {
             dead_letters: counter("callback_dead_letters", "Callbacks given up after the age limit"),
             posts: counter("callback_posts", "Callbacks posted, by result and receiver"),
             stats: Arc::default(),
+        }
+    }
+
+    /// A message reached a status.
+    pub(super) fn reached(&self, status: Status) {
+        self.receipts.add(1, &[KeyValue::new("status", status.as_str())]);
+    }
+
+    /// A step of a message took so long.
+    pub(super) fn took(&self, latency: Latency) {
+        match latency {
+            Latency::ToNetwork(took) => self.to_network.record(took.as_secs_f64(), &[]),
+            Latency::ToPhone(took) => self.to_phone.record(took.as_secs_f64(), &[]),
         }
     }
 

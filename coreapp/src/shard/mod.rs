@@ -24,6 +24,8 @@ mod reporting;
 mod requests;
 mod running;
 mod sending;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use estafet_model::{MessageId, Seq, Slot, Status, WaId};
-use estafet_store::{NewInbound, StatusRow};
+use estafet_store::{NewInbound, StatusRow, Times};
 use estafet_upstream::{
     Delivery, Item,
     e2e::{self, IdentityKey, Ratchet, Sealed},
@@ -84,9 +84,11 @@ impl Shard {
                 Item::Receipt { recipient, slot, seq, id_key, status, at_ms, error_code } => {
                     let id = MessageId::outgoing(recipient, id_key);
                     // A receipt proves that the message was taken. The verdict may have been lost with a
-                    // connection; `sent` is told before what follows from it.
+                    // connection; `sent` is told before what follows from it, but when that was is not known.
                     self.reached((slot, seq), &id, Status::Sent, at_ms, None);
-                    self.reached((slot, seq), &id, status, at_ms, error_code);
+                    if self.reached((slot, seq), &id, status, at_ms, error_code) {
+                        self.measure((slot, seq), &id, status, at_ms);
+                    }
                 }
                 Item::Inbound { sender, message_id, at_ms, profile_name, sealed, identity_key } => {
                     // A delivery that comes again over a new connection may be asked about before it is committed.
@@ -114,22 +116,45 @@ impl Shard {
         self.pending.effects.push(Effect::Acknowledge(ids));
     }
 
-    /// Records a status of a message and tells it, if it is news.
-    pub(super) fn reached(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) {
+    /// Records a status of a message and tells it, if it is news; says whether it was.
+    pub(super) fn reached(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) -> bool {
+        self.reached_after(at, id, status, at_ms, error_code, None)
+    }
+
+    /// The same of a message that left the queue at `left`.
+    pub(super) fn reached_after(
+        &mut self,
+        at: (Slot, Seq),
+        id: &MessageId,
+        status: Status,
+        at_ms: i64,
+        error_code: Option<u16>,
+        left: Option<i64>,
+    ) -> bool {
         let forgets = self.settings.settings.pass_through;
         if forgets && status == Status::Read && !self.receipts.knows(at) {
             // The message left the database when it was delivered.
-            return;
+            return false;
         }
-        let Some(statuses) = self.receipts.advance(at, status) else { return };
+        let Some(statuses) = self.receipts.advance(at, status) else { return false };
         let (slot, seq) = at;
         if forgets && matches!(status, Status::Delivered | Status::Read) {
             self.pending.batch.forgotten_messages.push(at);
         }
-        self.metrics.receipts.add(1, &[]);
+        self.metrics.reached(status);
         self.metrics.stats.status(status);
-        self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms });
+        let times = Times { left, ..Times::of(status, at_ms) };
+        self.pending.status(StatusRow { slot, seq, statuses, error_code, changed_at_ms: at_ms, times });
         self.status_event(at, id, status, at_ms, error_code);
+        true
+    }
+
+    /// Measures the step that ended with a status.
+    pub(super) fn measure(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64) {
+        let accepted_at_ms = id.key().map(|key| key.made_at_ms());
+        if let Some(latency) = self.receipts.latency(at, status, at_ms, accepted_at_ms) {
+            self.metrics.took(latency);
+        }
     }
 
     /// The plaintext; empty when it cannot be had, which the business sees as an unknown message.
@@ -174,45 +199,30 @@ impl Shard {
         let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, identity, &content);
         let kind = if media::waits(&content) { media::KIND } else { "inbound_message" };
         self.event(slot, Some(sender), kind, at_ms, body);
-        self.pending.inbound(NewInbound { slot, id, sender, profile_name, sent_at_ms: at_ms, body: content });
+        self.pending.inbound(NewInbound {
+            slot,
+            id,
+            sender,
+            profile_name,
+            sent_at_ms: at_ms,
+            stored_at_ms: self.now_ms,
+            body: content,
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration, time::Instant};
+    use std::time::Duration;
 
-    use estafet_model::{Epoch, Shard as ShardNumber, ShardCount};
-    use estafet_store::{Committed, Fence};
-    use estafet_upstream::{
-        Command, Event, StaticKey,
-        e2e::{Account, Sealed},
+    use estafet_store::Committed;
+    use estafet_upstream::{Command, Event};
+
+    use super::{
+        super::tests::{orders, shard},
+        *,
     };
-
-    use super::*;
-    use crate::{
-        Config,
-        settings::Versioned,
-        shard::{Input, NumberKeys},
-    };
-
-    fn shard() -> Shard {
-        // Few enough slots to be loaded with one statement.
-        let count = ShardCount::new(4).unwrap();
-        let number = WaId::from_u64(15_550_000_001).unwrap();
-        let fence = Fence { number, shard: ShardNumber::new(0, count).unwrap(), count, epoch: Epoch::new(1) };
-        let account = Account::new();
-        let keys = NumberKeys { public: account.public_keys(), account, static_key: StaticKey::generate() };
-        Shard::new(Arc::new(Config::default()), fence, keys, Versioned::default(), tokio::time::Instant::now().into_std(), 0)
-    }
-
-    fn take(shard: &mut Shard, now: Instant, input: Input) -> Vec<Order> {
-        shard.take(now, 0, input);
-        shard.advance();
-        // How many advances it takes until all slots are being loaded is of no matter here.
-        let is_load = |order: &Order| matches!(order, Order::LoadOutbox(_) | Order::LoadEvents(..));
-        shard.take_orders().into_iter().filter(|order| !is_load(order)).collect()
-    }
+    use crate::shard::Input;
 
     fn delivered(id: u64) -> Input {
         let item = Item::Inbound {
@@ -230,17 +240,17 @@ mod tests {
     fn a_message_that_comes_again_before_it_is_committed_is_told_once() {
         let (mut shard, now) = (shard(), tokio::time::Instant::now().into_std());
         shard.begin();
-        take(&mut shard, now, Input::Connected(Ok(())));
-        take(&mut shard, now, delivered(1));
-        let first = take(&mut shard, now, Input::FactsLoaded(Box::default()));
+        orders(&mut shard, now, 0, Input::Connected(Ok(())));
+        orders(&mut shard, now, 0, delivered(1));
+        let first = orders(&mut shard, now, 0, Input::FactsLoaded(Box::default()));
         assert!(matches!(&first[..], [Order::Commit { batch, .. }] if batch.events.len() == 1 && batch.inbound.len() == 1));
-        take(&mut shard, now, Input::Upstream(Some(Event::Closed { reason: String::new() })));
-        take(&mut shard, now, Input::Connected(Ok(())));
-        take(&mut shard, now, delivered(2));
+        orders(&mut shard, now, 0, Input::Upstream(Some(Event::Closed { reason: String::new() })));
+        orders(&mut shard, now, 0, Input::Connected(Ok(())));
+        orders(&mut shard, now, 0, delivered(2));
         // The database was asked before the first commit, which ends now.
-        take(&mut shard, now, Input::FactsLoaded(Box::default()));
+        orders(&mut shard, now, 0, Input::FactsLoaded(Box::default()));
         let committed = Input::Committed { result: Ok(Committed::default()), retried: false, took: Duration::ZERO };
-        let again = take(&mut shard, now, committed);
+        let again = orders(&mut shard, now, 0, committed);
         assert!(again.is_empty(), "nothing is left to write: {again:?}");
         assert!(matches!(shard.commands().back(), Some(Command::Acknowledge(ids)) if *ids == [2]), "and it is acknowledged");
     }

@@ -1,7 +1,13 @@
 //! What the business and the operator hear of a shard: callbacks and health.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use estafet_model::{Code, MessageId, Seq, Slot, Status, WaId, settings::endpoint::Topic};
+use estafet_model::{
+    Code, MessageId, Seq, Slot, Status, WaId,
+    receipt::{STRUCTURE_UNAVAILABLE, STRUCTURE_UNAVAILABLE_TITLE},
+    settings::endpoint::Topic,
+};
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_store::{DeadLetter, EventRef, NewEvent};
 use xxhash_rust::xxh64::xxh64;
@@ -44,13 +50,15 @@ impl Shard {
         let window = made_at_ms.div_euclid(CONVERSATION_MS);
         let conversation_id = conversation_id(self.fence.number, recipient, window);
         let told = status != Status::Failed && !self.settings.settings.webhook_payload_conversation_pricingmodel_disabled;
+        let failure = error_code.map(failure);
+        let title = (error_code == Some(STRUCTURE_UNAVAILABLE)).then_some(STRUCTURE_UNAVAILABLE_TITLE);
         let body = event::status(&StatusEvent {
             message_id: &id.to_string(),
             recipient,
             status,
             at_ms,
-            title: self.files.failure(at),
-            error: error_code.map(|code| (Code::from_number(code).unwrap_or(Code::MessageGenericError), failure_details(code))),
+            title: title.or_else(|| self.files.failure(at)),
+            error: failure.as_ref().map(|(code, details)| (*code, details.as_ref())),
             errors_url: self.settings.settings.webhooks.errors_url.as_deref(),
             conversation: told
                 .then_some(Conversation { id: &conversation_id, expires_at: (window + 1) * CONVERSATION_MS / 1000 }),
@@ -149,12 +157,19 @@ fn topic(kind: &str) -> Topic {
     }
 }
 
-fn failure_details(code: u16) -> &'static str {
+/// Why a message failed, for the business. A code that the API does not have is 500; what the network said is told.
+fn failure(code: u16) -> (Code, Cow<'static, str>) {
     match Code::from_number(code) {
-        Some(Code::UserNotValid) => "The recipient is not on the network",
-        Some(Code::UserPotentiallyChanged) => "The identity of the recipient has changed and was not acknowledged",
-        Some(Code::MessageExpired) => "The message was not delivered in time",
-        _ => "",
+        Some(code @ Code::UserNotValid) => (code, "The recipient is not on the network".into()),
+        Some(code @ Code::UserPotentiallyChanged) => {
+            (code, "The identity of the recipient has changed and was not acknowledged".into())
+        }
+        Some(code @ Code::MessageExpired) => (code, "The message was not delivered in time".into()),
+        Some(code) => (code, "".into()),
+        None if code == STRUCTURE_UNAVAILABLE => {
+            (Code::MessageGenericError, "The phone has no such template, or its parameters do not fit".into())
+        }
+        None => (Code::MessageGenericError, format!("The network's code is {code}").into()),
     }
 }
 

@@ -67,7 +67,7 @@ impl Shard {
         let Some(row) = row.filter(|_| !self.settings.settings.pass_through) else {
             return reply.send(refused(&ApiError::new(Code::NotFound, "Message is unknown or no longer stored")));
         };
-        if !row.read {
+        if !row.is_read() {
             self.pending.batch.inbound_read.push(row.id.clone());
             self.pending.effects.push(Effect::MarkRead(vec![(row.sender, row.id)]));
         }

@@ -45,8 +45,10 @@ impl Shard {
             Err(ConnectError::StaleEpoch { highest }) => self.life.superseded(Reason::StaleUpstream { highest }),
             Err(error) => {
                 tracing::warn!(number = %self.fence.number, shard = %self.fence.shard, %error, "not connected");
-                if let ConnectError::Conflict { .. } = &error {
-                    self.report(Code::Generic, CONFLICT);
+                match &error {
+                    ConnectError::Conflict { .. } => self.report(Code::Generic, CONFLICT),
+                    ConnectError::Version(_) => self.report(Code::AccessDenied, EXPIRED),
+                    ConnectError::StaleEpoch { .. } | ConnectError::Unreachable(_) | ConnectError::Refused(_) => {}
                 }
                 self.connect(false);
             }
@@ -88,7 +90,7 @@ impl Shard {
             return;
         }
         let most = PREPARE.min(self.config.group_commit_rows);
-        let messages = self.outbox.next(most, |message| self.files.may_go(message));
+        let messages = self.outbox.next(most, self.now_ms, |message| self.files.may_go(message));
         self.prepare_files();
         if messages.is_empty() {
             return;
@@ -233,7 +235,7 @@ impl Shard {
     /// The upstream took a message, or refused it for good.
     fn verdict(&mut self, verdict: Verdict) {
         let Verdict { slot, seq, error_code, at_ms, .. } = verdict;
-        let Some(message) = self.outbox.settled(slot, seq) else { return };
+        let Some((message, left_ms)) = self.outbox.settled(slot, seq) else { return };
         self.unsettled = self.unsettled.saturating_sub(1);
         let status = if error_code.is_some() { Status::Failed } else { Status::Sent };
         if status == Status::Sent {
@@ -242,13 +244,18 @@ impl Shard {
             self.metrics.stats.sent.add(Duration::from_millis(waited));
         }
         let id = MessageId::outgoing(message.recipient, message.id_key);
-        self.reached((slot, seq), &id, status, at_ms, error_code);
+        if self.reached_after((slot, seq), &id, status, at_ms, error_code, Some(left_ms)) {
+            self.measure((slot, seq), &id, status, at_ms);
+        }
         self.files.forget((slot, seq));
         if let Some(cursor) = self.outbox.take_cursor(slot) {
             self.pending.cursor(slot, cursor);
         }
     }
 }
+
+/// What the business is told when the network does not speak with this version any more (spec/errors.md §2).
+const EXPIRED: &str = "App expired: upgrade required";
 
 /// What the business is told when two instances use one number (spec/webhooks.md §7).
 pub const CONFLICT: &str = "Conflict: multiple instances with the same number detected";

@@ -1,4 +1,4 @@
-//! Files of others, in a directory: opaque bytes under a random name, kept for 14 days.
+//! Files of others, in a directory: opaque bytes under a random name, kept for 14 days unless configured otherwise.
 //!
 //! A client leaves or fetches a file over a connection of its own, with frames of at most [`PIECE`] bytes; nothing
 //! is held in memory beyond one of them. A file gets its name when it is whole and synced.
@@ -22,8 +22,6 @@ use crate::frames::{Error, Reader, Writer};
 pub const PIECE: usize = 256 * 1024;
 /// Largest file: the largest document, encrypted.
 pub const LARGEST: u64 = 101 << 20;
-/// How long files are kept (spec/media.md §6).
-const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Longest silence within a transfer.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Ending of what is not whole.
@@ -71,12 +69,12 @@ impl Blobs {
         }
     }
 
-    /// Removes what is too old, whole or not.
-    pub(crate) async fn sweep(&self, now_ms: i64) -> io::Result<()> {
+    /// Removes what is older than `keep`, whole or not.
+    pub(crate) async fn sweep(&self, now_ms: i64, keep: Duration) -> io::Result<()> {
         let mut entries = fs::read_dir(&self.directory).await?;
         while let Some(entry) = entries.next_entry().await? {
             let Ok(metadata) = entry.metadata().await else { continue };
-            let age = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default() + KEPT;
+            let age = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(keep);
             if i128::from(now_ms) > age.as_millis() as i128 {
                 remove(&entry.path());
             }
@@ -195,7 +193,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_is_there_when_it_is_whole_and_for_fourteen_days() {
+    async fn r131_a_file_is_there_when_it_is_whole_and_for_fourteen_days() {
         let directory = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(directory.path().join("blobs")).unwrap();
         let mut blob = blobs.create().await.unwrap();
@@ -208,9 +206,11 @@ mod tests {
         drop(blobs.create().await.unwrap());
         assert_eq!(std::fs::read_dir(directory.path().join("blobs")).unwrap().count(), 1, "what was given up is gone");
         let now_ms = estafet_runtime::Clock::system().now_ms();
-        blobs.sweep(now_ms + KEPT.as_millis() as i64 - 60_000).await.unwrap();
+        // R131: a fetch on day 13 works, on day 15 it does not.
+        let (keep, day_ms) = (crate::Config::new("").keep_files, 24 * 3600 * 1000);
+        blobs.sweep(now_ms + 13 * day_ms, keep).await.unwrap();
         assert!(blobs.read(&id).await.unwrap().is_some());
-        blobs.sweep(now_ms + KEPT.as_millis() as i64 + 60_000).await.unwrap();
+        blobs.sweep(now_ms + 15 * day_ms, keep).await.unwrap();
         assert!(blobs.read(&id).await.unwrap().is_none());
     }
 

@@ -3,7 +3,7 @@
 use axum::{
     Json, Router,
     body::Body,
-    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::attachment::Attachment;
 use crate::phones::{Error, Inbox, Info, Mode, Phones, Rules, Sent};
+use crate::view::View;
 
 /// The routes.
 pub fn router(phones: Phones) -> Router {
@@ -79,8 +80,14 @@ async fn add(State(phones): State<Phones>, new: Result<Json<New>, JsonRejection>
     Ok((StatusCode::CREATED, Json(json!({ "number": new.number }))))
 }
 
-async fn inbox(State(phones): State<Phones>, Path(phone): Path<String>) -> Result<Json<Inbox>, Problem> {
-    Ok(Json(phones.inbox(number(&phone)?).await?))
+/// How the person looks is said by the members of [`View`] as parameters.
+async fn inbox(
+    State(phones): State<Phones>,
+    Path(phone): Path<String>,
+    view: Result<Query<View>, QueryRejection>,
+) -> Result<Json<Inbox>, Problem> {
+    let Query(view) = view.map_err(|rejection| Problem(rejection.status(), rejection.body_text()))?;
+    Ok(Json(phones.look(number(&phone)?, &view).await?))
 }
 
 async fn sent(State(phones): State<Phones>, Path(phone): Path<String>) -> Result<Json<Vec<Sent>>, Problem> {
@@ -212,6 +219,8 @@ mod tests {
         assert_eq!(call(&router, "GET", "/sandbox/phones", "").await.1[2]["number"], "16315559999");
         let (status, inbox) = call(&router, "GET", "/sandbox/phones/15550001001/inbox", "").await;
         assert_eq!((status, inbox["duplicates"].as_u64(), inbox["messages"].as_array().map(Vec::len)), (200, Some(0), Some(0)));
+        assert_eq!(call(&router, "GET", "/sandbox/phones/15550001001/inbox?cautious=true&unread_from=3", "").await.0, 200);
+        assert_eq!(call(&router, "GET", "/sandbox/phones/15550001001/inbox?cautious=perhaps", "").await.0, 400);
         let (status, problem) = call(&router, "GET", "/sandbox/phones/15550009999/inbox", "").await;
         assert!(status == 404 && problem["error"].is_string());
         assert_eq!(call(&router, "GET", "/sandbox/phones/x/sent", "").await.0, 404);

@@ -8,7 +8,9 @@
 //! * [`session`]: who may be connected (pure). `network`: every other decision (pure; open to the simulator).
 //! * [`server`]: listeners and the one task that stores and sends. `connection`: one socket. `storage`: SQLite.
 //! * [`attachment`]: encryption of files. [`blobs`]: where the network keeps them. `phone_files`: what phones do with them.
-//! * [`phones`]: simulated phones; [`control`]: their HTTP interface. [`audit`]: the log and its check.
+//! * [`templates`]: what phones know of templates.
+//! * [`phones`]: simulated phones; [`view`]: what a person sees on them; [`control`]: their HTTP interface.
+//! * [`audit`]: the log and its check.
 
 pub mod attachment;
 pub mod audit;
@@ -25,6 +27,11 @@ pub mod phones;
 pub mod server;
 pub mod session;
 mod storage;
+pub mod templates;
+pub mod view;
+
+/// The version of the protocol that this build speaks, as client and as network.
+pub const PROTOCOL: u32 = 1;
 
 pub use phones::Phones;
 pub use server::{Chatd, Config, Error, start};

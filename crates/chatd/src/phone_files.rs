@@ -109,6 +109,15 @@ fn damaged(damaged: Damaged) -> io::Error {
     io::Error::other(damaged)
 }
 
+/// Shows files that the phone does not fetch: what they are, without their keys.
+pub(crate) fn hold_back(content: &mut Value) {
+    for media in attachments(content) {
+        ["blob", "key"].iter().for_each(|name| drop(media.remove(*name)));
+        media.insert("downloaded".to_owned(), json!(false));
+        media.insert("problem".to_owned(), json!("held back: the phone does not know the sender"));
+    }
+}
+
 /// The first file of a message.
 pub(crate) fn first(content: &mut Value) -> Option<Attachment> {
     attachments(content).into_iter().find_map(|media| read(media))

@@ -13,6 +13,7 @@ use crate::{
     attachment::Attachment,
     blobs::Blobs,
     phone_files::{self, Files},
+    view::View,
 };
 
 /// The bytes of a file, in order.
@@ -42,12 +43,23 @@ pub enum Mode {
     /// Its user has moved to another number: not on the network any more. Nobody sets it by hand.
     #[serde(skip_deserializing)]
     Left,
+    /// Its app cannot show templates: it fails them, and takes everything else like `Read`.
+    Outdated,
 }
 
 impl Mode {
     /// Every mode that can be set.
-    pub const ALL: [Self; 8] =
-        [Self::Read, Self::Deliver, Self::Ignore, Self::Offline, Self::Block, Self::Limit, Self::Spam, Self::Experiment];
+    pub const ALL: [Self; 9] = [
+        Self::Read,
+        Self::Deliver,
+        Self::Ignore,
+        Self::Offline,
+        Self::Block,
+        Self::Outdated,
+        Self::Limit,
+        Self::Spam,
+        Self::Experiment,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -61,6 +73,7 @@ impl Mode {
             Self::Spam => "spam",
             Self::Experiment => "experiment",
             Self::Left => "left",
+            Self::Outdated => "outdated",
         }
     }
 
@@ -91,7 +104,7 @@ impl std::str::FromStr for Mode {
 
 /// The word names no mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not one of read, deliver, ignore, offline, block, limit, spam, experiment")]
+#[error("not one of read, deliver, ignore, offline, block, outdated, limit, spam, experiment")]
 pub struct UnknownMode;
 
 /// What the network asks of businesses.
@@ -140,6 +153,12 @@ pub struct Received {
     pub order: u64,
     /// The decrypted message.
     pub content: serde_json::Value,
+    /// The album it is shown in: the number of its first picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub album: Option<u64>,
+    /// On a cautious phone: whether it knew the sender when the message came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted: Option<bool>,
 }
 
 /// A message a phone has sent.
@@ -263,9 +282,21 @@ impl Phones {
 
     /// What a phone has received.
     pub async fn inbox(&self, number: WaId) -> Result<Inbox, Error> {
+        self.look(number, &View::default()).await
+    }
+
+    /// What a person sees who looks at what a phone has received.
+    pub async fn look(&self, number: WaId, view: &View) -> Result<Inbox, Error> {
         let mut inbox = self.ask(|reply| Request::Inbox(number, reply)).await?;
+        if view.needs_sent(&inbox) {
+            let sent = self.ask(|reply| Request::Sent(number, reply)).await?;
+            view.apply(&mut inbox, &sent);
+        }
         for message in &mut inbox.messages {
-            self.files.show(&mut message.content).await;
+            match message.trusted {
+                Some(false) => phone_files::hold_back(&mut message.content),
+                Some(true) | None => self.files.show(&mut message.content).await,
+            }
         }
         Ok(inbox)
     }

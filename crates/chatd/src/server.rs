@@ -21,9 +21,10 @@ use std::{
 use estafet_model::WaId;
 use estafet_proto::chat::client_frame;
 use estafet_runtime::{Clock, Tasks};
+use serde_json::Value;
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ use crate::{
     phones::{self, Phones, Request},
     session::ConnId,
     storage::{self, Storage},
+    templates::Templates,
 };
 
 /// Inputs taken at once, and envelopes after which a batch ends: enough to share a commit, few
@@ -65,8 +67,8 @@ const BLOB_SWEEP: Duration = Duration::from_secs(600);
 /// How long ids are remembered.
 const SEEN_MS: i64 = 24 * 3600 * 1000;
 
-/// How long messages wait for a phone.
-const WAITING_MS: i64 = 30 * 24 * 3600 * 1000;
+/// A day.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// First number of the phones made by configuration.
 const FIRST_PHONE: u64 = 15_550_001_001;
@@ -86,6 +88,14 @@ pub struct Config {
     pub static_key: Option<StaticKey>,
     /// Clients are to be heard this often; after three of them in silence they are disconnected.
     pub heartbeat: Duration,
+    /// How long messages wait for a phone that is out of reach.
+    pub keep_messages: Duration,
+    /// How long files are kept.
+    pub keep_files: Duration,
+    /// Clients that speak an older version of the protocol are refused.
+    pub oldest_protocol: u32,
+    /// The templates that phones know, in the layout of [`Templates::read`], now and whenever they change.
+    pub templates: Option<watch::Receiver<Value>>,
 }
 
 impl Config {
@@ -98,6 +108,10 @@ impl Config {
             seed: None,
             static_key: None,
             heartbeat: Duration::from_secs(2),
+            keep_messages: DAY * 30,
+            keep_files: DAY * 14,
+            oldest_protocol: 0,
+            templates: None,
         }
     }
 }
@@ -154,7 +168,13 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
         }
     };
     let heartbeat_ms = config.heartbeat.as_millis().clamp(1, u128::from(u32::MAX)) as u32;
-    let mut network = Network::restore(storage.load().await?, config.seed.unwrap_or_else(rand::random), heartbeat_ms);
+    let stored = storage.load().await?;
+    let mut network =
+        Network::restore(stored, config.seed.unwrap_or_else(rand::random), heartbeat_ms).refusing_before(config.oldest_protocol);
+    let mut templates = config.templates;
+    if let Some(templates) = &mut templates {
+        network.set_templates(Templates::read(&templates.borrow_and_update()));
+    }
     for number in FIRST_PHONE..FIRST_PHONE + u64::from(config.phones) {
         let number = WaId::from_u64(number).map_err(|_| Error::Phones)?;
         // A phone that is there already stays as it is, and a number that was left stays empty.
@@ -165,13 +185,15 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
     let audit_path = config.data_dir.join("chatd-audit.jsonl");
     let blobs = Blobs::open(config.data_dir.join("blobs"));
     let blobs = blobs.map_err(|error| Error::DataDir(config.data_dir.join("blobs"), error))?;
-    tasks.spawn("chatd files", sweep_blobs(blobs.clone(), clock.clone(), tasks.shutdown().clone()));
+    tasks.spawn("chatd files", sweep_blobs(blobs.clone(), config.keep_files, clock.clone(), tasks.shutdown().clone()));
     let mut driver = Driver {
         network,
         storage,
         audit: audit::Log::open(&audit_path).map_err(Error::Audit)?,
         connections: HashMap::new(),
         clock,
+        templates,
+        keep_messages_ms: i64::try_from(config.keep_messages.as_millis()).unwrap_or(i64::MAX / 2),
         shutdown: tasks.shutdown().clone(),
     };
     let mut first = driver.batch();
@@ -203,7 +225,7 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Chatd, 
 }
 
 /// Removes files that are too old, now and then.
-async fn sweep_blobs(blobs: Blobs, clock: Clock, shutdown: CancellationToken) {
+async fn sweep_blobs(blobs: Blobs, keep: Duration, clock: Clock, shutdown: CancellationToken) {
     let mut pace = interval(BLOB_SWEEP);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -211,7 +233,7 @@ async fn sweep_blobs(blobs: Blobs, clock: Clock, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = pace.tick() => {}
         }
-        if let Err(error) = blobs.sweep(clock.now_ms()).await {
+        if let Err(error) = blobs.sweep(clock.now_ms(), keep).await {
             tracing::warn!(%error, "old files could not be looked for");
         }
     }
@@ -276,6 +298,8 @@ struct Driver {
     audit: audit::Log,
     connections: HashMap<ConnId, mpsc::Sender<Outgoing>>,
     clock: Clock,
+    templates: Option<watch::Receiver<Value>>,
+    keep_messages_ms: i64,
     shutdown: CancellationToken,
 }
 
@@ -335,7 +359,15 @@ impl Driver {
         Ok(())
     }
 
+    /// Phones know a template as soon as whoever added it has been told so.
+    fn look_at_templates(&mut self) {
+        if let Some(templates) = self.templates.as_mut().filter(|templates| templates.has_changed().unwrap_or(false)) {
+            self.network.set_templates(Templates::read(&templates.borrow_and_update()));
+        }
+    }
+
     async fn decide(&mut self, part: Vec<Input>) -> Result<(), Error> {
+        self.look_at_templates();
         let mut batch = self.batch();
         self.look_up(&part, &mut batch).await?;
         let mut credits: HashMap<ConnId, u32> = HashMap::new();
@@ -374,6 +406,7 @@ impl Driver {
     }
 
     async fn drain(&mut self, phone: WaId) -> Result<(), Error> {
+        self.look_at_templates();
         let mut batch = self.batch();
         let rows = self.storage.waiting(phone, DRAIN).await?;
         self.network.drain(&mut batch, phone, rows);
@@ -382,7 +415,7 @@ impl Driver {
 
     async fn sweep(&mut self) -> Result<(), Error> {
         let now_ms = self.clock.now_ms();
-        let lost = self.storage.sweep(now_ms - SEEN_MS, now_ms - WAITING_MS).await?;
+        let lost = self.storage.sweep(now_ms - SEEN_MS, now_ms - self.keep_messages_ms).await?;
         self.network.expired(lost, now_ms - SEEN_MS);
         Ok(())
     }

@@ -201,6 +201,8 @@ impl Storage {
                     received_at: row.get(2),
                     order: unsigned(&row, 3)?,
                     content: serde_json::from_str(row.get(4)).ok()?,
+                    album: None,
+                    trusted: None,
                 })
             };
             inbox.messages.push(read().ok_or(Error::Damaged("inbox"))?);

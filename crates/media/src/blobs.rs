@@ -182,13 +182,20 @@ impl Blobs {
 
     /// The files of a number: id, and when it was written, milliseconds since 1970.
     pub async fn list(&self, number: WaId) -> Result<Vec<(Uuid, i64)>, Error> {
+        Ok(self.files(number).await?.into_iter().map(|file| (file.id, file.written_at_ms)).collect())
+    }
+
+    /// The files of a number, in the order of their ids.
+    pub async fn files(&self, number: WaId) -> Result<Vec<StoredFile>, Error> {
         let prefix = Path::from(number.to_string());
         let mut listed = self.store.list(Some(&prefix));
         let mut files = Vec::new();
         while let Some(meta) = listed.try_next().await? {
             let id = meta.location.filename().and_then(|name| Uuid::try_parse(name).ok());
-            files.extend(id.map(|id| (id, meta.last_modified.timestamp_millis())));
+            let (size, written_at_ms) = (meta.size, meta.last_modified.timestamp_millis());
+            files.extend(id.map(|id| StoredFile { id, size, written_at_ms }));
         }
+        files.sort_unstable_by_key(|file| file.id);
         Ok(files)
     }
 
@@ -225,6 +232,17 @@ impl Blobs {
 fn is_unfinished(name: &str) -> bool {
     name.split_once('#')
         .is_some_and(|(id, n)| Uuid::try_parse(id).is_ok() && !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A file in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredFile {
+    /// Its id.
+    pub id: Uuid,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written, milliseconds since 1970.
+    pub written_at_ms: i64,
 }
 
 fn path(number: WaId, id: Uuid) -> Path {

@@ -17,7 +17,7 @@ use std::io;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-pub use blobs::{Blobs, BucketSettings};
+pub use blobs::{Blobs, BucketSettings, StoredFile};
 pub use kind::Kind;
 pub use reference::Reference;
 

@@ -81,6 +81,13 @@ impl StatusSet {
     }
 }
 
+/// What a phone says of a template that it cannot show. The API has no code of its own for it: the business is told
+/// [`Code::MessageGenericError`](crate::Code::MessageGenericError) with [`STRUCTURE_UNAVAILABLE_TITLE`].
+pub const STRUCTURE_UNAVAILABLE: u16 = 5001;
+
+/// The title of such a failure (spec/templates.md §5).
+pub const STRUCTURE_UNAVAILABLE_TITLE: &str = "structure unavailable: Client could not display highly structured message (HSM)";
+
 #[cfg(test)]
 mod tests {
     use super::*;

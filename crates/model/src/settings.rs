@@ -95,6 +95,9 @@ pub struct WebhookSettings {
     /// Extension: seconds for which callbacks are kept after they were taken, to be posted again on demand. `None`: not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_delivered: Option<u64>,
+    /// Extension: callbacks go to public addresses only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deny_private: bool,
     /// Extension: page that explains errors; `href` in the errors of callbacks is this, `#` and the code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors_url: Option<String>,
@@ -224,6 +227,7 @@ impl Default for WebhookSettings {
             accept_2xx: None,
             timeout_ms: None,
             keep_delivered: None,
+            deny_private: false,
             errors_url: None,
             endpoints: Vec::new(),
             last_endpoint: EndpointId::MAIN,

@@ -6,7 +6,7 @@ use std::{cell::Cell, time::Duration};
 
 use bytes::Bytes;
 use estafet_model::{BootId, EndpointId, IdKey, Seq, SeqAllocator, Shard, ShardCount, Slot, StatusSet, WaId};
-use estafet_store::{Batch, Error, EventRef, Fence, NewEvent, NewMessage, SessionRow, StatusRow, Store};
+use estafet_store::{Batch, Error, EventRef, Fence, NewEvent, NewMessage, SessionRow, StatusRow, Store, Times};
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
@@ -89,7 +89,14 @@ fn batch(fence: &Fence, rows: usize, kind: Kind, mut seq: impl FnMut() -> Seq) -
             }
             Kind::Receipts => {
                 let statuses = StatusSet::from_bits(3);
-                batch.statuses.push(StatusRow { slot, seq, statuses, error_code: None, changed_at_ms: 0 });
+                batch.statuses.push(StatusRow {
+                    slot,
+                    seq,
+                    statuses,
+                    error_code: None,
+                    changed_at_ms: 0,
+                    times: Times::default(),
+                });
                 batch.sessions.push(SessionRow { slot, peer: recipient, state: BODY });
                 let kind = "status_change";
                 batch.events.push(NewEvent {

@@ -1,7 +1,7 @@
 //! What the owner of a shard writes: one [`Batch`] is one fenced transaction.
 
 use bytes::Bytes;
-use estafet_model::{EndpointId, IdKey, Seq, Slot, StatusSet, WaId};
+use estafet_model::{EndpointId, IdKey, Seq, Slot, Status, StatusSet, WaId};
 
 /// Everything one transaction writes. Each list becomes one statement (or a few) on every back end.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +91,57 @@ pub struct StatusRow {
     pub error_code: Option<u16>,
     /// When the last status was reached, milliseconds since 1970.
     pub changed_at_ms: i64,
+    /// When what happened. Times that are stored already stay.
+    pub times: Times,
+}
+
+/// When what happened to a message, milliseconds since 1970, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// It left the queue for the network.
+    pub left: Option<i64>,
+    /// The network took it.
+    pub sent: Option<i64>,
+    /// A phone had it.
+    pub delivered: Option<i64>,
+    /// A person saw it.
+    pub seen: Option<i64>,
+    /// It failed.
+    pub failed: Option<i64>,
+}
+
+impl Times {
+    /// Only this status, reached at this time.
+    pub fn of(status: Status, at_ms: i64) -> Self {
+        let at = Some(at_ms);
+        match status {
+            Status::Sent => Self { sent: at, ..Self::default() },
+            Status::Delivered => Self { delivered: at, ..Self::default() },
+            Status::Read => Self { seen: at, ..Self::default() },
+            Status::Failed => Self { failed: at, ..Self::default() },
+        }
+    }
+
+    /// These, and what only `later` knows.
+    #[must_use]
+    pub fn or(self, later: Self) -> Self {
+        Self {
+            left: self.left.or(later.left),
+            sent: self.sent.or(later.sent),
+            delivered: self.delivered.or(later.delivered),
+            seen: self.seen.or(later.seen),
+            failed: self.failed.or(later.failed),
+        }
+    }
+
+    /// In the order of the columns.
+    pub(crate) fn columns(&self) -> [Option<i64>; 5] {
+        [self.left, self.sent, self.delivered, self.seen, self.failed]
+    }
+
+    pub(crate) fn read([left, sent, delivered, seen, failed]: [Option<i64>; 5]) -> Self {
+        Self { left, sent, delivered, seen, failed }
+    }
 }
 
 /// The end-to-end state with one peer, opaque here.
@@ -117,6 +168,8 @@ pub struct NewInbound {
     pub profile_name: String,
     /// When the network took it, milliseconds since 1970.
     pub sent_at_ms: i64,
+    /// When it came here, milliseconds since 1970.
+    pub stored_at_ms: i64,
     /// Canonical JSON of the message.
     pub body: Bytes,
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     ContactRow, End, InboundRow, KeptCallback, MediaRow, MessageRow, NumberRow, OwnerRow, Queue, Role, SessionRow, StatusRow,
-    StoredEvent, UserRow,
+    StoredEvent, Times, UserRow,
 };
 
 /// Text as every back end can store it: PostgreSQL has no place for NUL.
@@ -109,14 +109,23 @@ pub(crate) fn message(at: (i64, i64), id_key: &[u8], recipient: i64, accepted_at
     checked("message_out", decode())
 }
 
-pub(crate) fn status(at: (i64, i64), statuses: i64, error_code: Option<i64>, changed_at_ms: i64) -> Option<StatusRow> {
+pub(crate) struct Status {
+    pub(crate) at: (i64, i64),
+    pub(crate) statuses: i64,
+    pub(crate) error_code: Option<i64>,
+    pub(crate) changed_at_ms: i64,
+    pub(crate) times: [Option<i64>; 5],
+}
+
+pub(crate) fn status(row: Status) -> Option<StatusRow> {
     let decode = || {
         Some(StatusRow {
-            slot: slot(at.0)?,
-            seq: Seq::new(at.1),
-            statuses: StatusSet::from_bits(u8::try_from(statuses).ok()?),
-            error_code: error_code.map(u16::try_from).transpose().ok()?,
-            changed_at_ms,
+            slot: slot(row.at.0)?,
+            seq: Seq::new(row.at.1),
+            statuses: StatusSet::from_bits(u8::try_from(row.statuses).ok()?),
+            error_code: row.error_code.map(u16::try_from).transpose().ok()?,
+            changed_at_ms: row.changed_at_ms,
+            times: Times::read(row.times),
         })
     };
     checked("message_state", decode())
@@ -162,8 +171,13 @@ pub(crate) fn callback(queue: Queue, event: Option<StoredEvent>, reason: String,
     Some(KeptCallback { event: event?, end })
 }
 
-pub(crate) fn inbound(id: String, sender: i64, read: bool) -> Option<InboundRow> {
-    checked("message_in", wa_id(sender).map(|sender| InboundRow { id, sender, read }))
+/// Of an incoming message: its sender, and when it was sent, stored and read.
+pub(crate) type Inbound = (i64, i64, Option<i64>, Option<i64>);
+
+pub(crate) fn inbound(id: String, row: Inbound) -> Option<InboundRow> {
+    let (sender, sent_at_ms, stored_at_ms, read_at_ms) = row;
+    let sender = wa_id(sender);
+    checked("message_in", sender.map(|sender| InboundRow { id, sender, sent_at_ms, stored_at_ms, read_at_ms }))
 }
 
 pub(crate) fn session(at: i64, peer: i64, state: Vec<u8>) -> Option<SessionRow> {

@@ -22,14 +22,15 @@ mod packed;
 pub mod postgres;
 pub mod rows;
 pub mod sqlite;
+mod version;
 
 use std::{ops::RangeInclusive, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 
 pub use batch::{
-    Batch, Committed, DeadLetter, Delivered, EventRef, NewEvent, NewInbound, NewMessage, Requeued, SessionRow, StatusRow,
+    Batch, Committed, DeadLetter, Delivered, EventRef, NewEvent, NewInbound, NewMessage, Requeued, SessionRow, StatusRow, Times,
 };
 pub use media::{MediaRow, MediaStore, ProviderRow};
 pub use mysql::MySqlStore;
@@ -42,6 +43,15 @@ pub use sqlite::SqliteStore;
 
 /// A shared handle to a back end.
 pub type SharedStore = Arc<dyn Store>;
+
+/// Most sessions that a process has with a database server at once: those that write, those that read, and the one that
+/// holds a number or brings the schema up to date. A database for 3 webapps, 4 coreapps and 2 masters needs 9 times as
+/// many.
+pub const SESSIONS: u32 = WRITERS + READERS + 1;
+
+/// While one commit waits for the disk, the next one is built.
+const WRITERS: u32 = 2;
+const READERS: u32 = 4;
 
 /// The right under which an owner writes: checked against `shard_owner` in every transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -272,6 +282,9 @@ pub trait Store: MediaStore {
     /// Messages by position (for a retry request of a phone).
     async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>>;
 
+    /// The message of this key, wherever it is.
+    async fn message_of(&self, number: WaId, key: IdKey) -> Result<Option<MessageRow>>;
+
     /// Statuses of the given messages; absent ones were never settled.
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>>;
 
@@ -356,6 +369,11 @@ pub trait Store: MediaStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r172_three_webapps_four_coreapps_and_two_masters_need_less_than_a_hundred_sessions() {
+        assert_eq!((3 + 4 + 2) * SESSIONS, 63, "docs/operations.md names this sum");
+    }
 
     #[test]
     fn a_session_name_fits_and_keeps_the_whole_boot() {

@@ -186,8 +186,19 @@ pub struct InboundRow {
     pub id: String,
     /// The user who wrote it.
     pub sender: WaId,
+    /// When the network took it, milliseconds since 1970.
+    pub sent_at_ms: i64,
+    /// When it came here; not known of old ones.
+    pub stored_at_ms: Option<i64>,
+    /// When the business had read it, if it has.
+    pub read_at_ms: Option<i64>,
+}
+
+impl InboundRow {
     /// Whether the business has read it.
-    pub read: bool,
+    pub fn is_read(&self) -> bool {
+        self.read_at_ms.is_some()
+    }
 }
 
 /// What an account may do.

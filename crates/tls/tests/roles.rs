@@ -225,3 +225,28 @@ fn an_authority_is_made_once_and_its_key_is_for_its_owner_only() {
     let misnamed = Authority::open(world.directory.path(), "two", NOW).unwrap();
     assert!(misnamed.issue(&identity("two", Role::Master), &["localhost".to_owned()], NOW, DAY).is_err());
 }
+
+/// The common names in a certificate: that of who issued it, and its own.
+fn common_names(der: &[u8]) -> Vec<&[u8]> {
+    // The object identifier 2.5.4.3, then a string: its tag, its length, its bytes.
+    const COMMON_NAME: &[u8] = &[0x06, 3, 0x55, 4, 3];
+    let starts = der.windows(COMMON_NAME.len()).enumerate().filter(|(_, window)| *window == COMMON_NAME);
+    let texts = starts.map(|(at, _)| at + COMMON_NAME.len());
+    texts.map(|at| &der[at + 2..at + 2 + usize::from(der[at + 1])]).collect()
+}
+
+#[test]
+fn r193_host_names_of_any_length_are_alternative_names_and_the_common_name_is_short() {
+    use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+    let world = World::new();
+    let authority = Authority::open(world.directory.path(), "one", NOW).unwrap();
+    let host = format!("{}.example.org", ["a"; 3].map(|label| label.repeat(62)).join("."));
+    assert_eq!(host.len(), 200);
+    let files = authority.issue_for_hosts(&"f".repeat(100), std::slice::from_ref(&host), NOW, DAY).unwrap();
+    let der = CertificateDer::from_pem_file(&files.cert).unwrap();
+    let names = common_names(&der);
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(names.iter().all(|name| !name.is_empty() && name.len() <= 64), "{names:?}");
+    let certificate = webpki::EndEntityCert::try_from(&der).unwrap();
+    certificate.verify_is_valid_for_subject_name(&ServerName::try_from(host).unwrap()).unwrap();
+}

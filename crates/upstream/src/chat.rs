@@ -127,6 +127,7 @@ fn refusal(refused: Refused) -> ConnectError {
     match refused.reason() {
         RefusedReason::StaleEpoch => ConnectError::StaleEpoch { highest: refused.highest_epoch },
         RefusedReason::Conflict => ConnectError::Conflict { holder: refused.holder },
+        RefusedReason::Version => ConnectError::Version(refused.details),
         RefusedReason::Overloaded => ConnectError::Unreachable("overloaded".to_owned()),
         RefusedReason::Invalid | RefusedReason::Unauthorized | RefusedReason::Unspecified => {
             ConnectError::Refused(refused.details)

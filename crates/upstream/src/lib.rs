@@ -105,6 +105,9 @@ pub enum ConnectError {
         /// Who holds it.
         holder: String,
     },
+    /// The network does not speak our version of its protocol any more: this build is too old.
+    #[error("version refused: {0}")]
+    Version(String),
     /// The network will not have us.
     #[error("login refused: {0}")]
     Refused(String),

@@ -14,7 +14,7 @@ use estafet_chatd::{
 };
 use estafet_model::{Shard, ShardCount, Slot, Status, WaId};
 use estafet_proto::chat::{self, ClientFrame, ServerFrame, client_frame, server_frame};
-use estafet_runtime::Tasks;
+use estafet_runtime::{Clock, Tasks};
 use estafet_upstream::{
     Command, ConnectError, Envelope, Event, Item, Login, Upstream as _,
     chat::ChatUpstream,
@@ -174,6 +174,73 @@ async fn an_offline_phone_gets_everything_in_order_when_it_comes_back() {
     assert_eq!(network.inbox(phone(0)).await, (0..600).map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!(phones.list().await.unwrap()[0].waiting, 0);
     network.assert_clean();
+    network.stop().await;
+}
+
+#[tokio::test]
+async fn r103_messages_wait_thirty_days_for_their_phone_and_are_then_dropped() {
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+    const START_MS: i64 = 1_800_000_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START_MS);
+    let network = Network::start_at(Config { phones: 1, ..Config::new(dir.path()) }, clock.clone()).await;
+    let phones = &network.chatd.phones;
+    let mut business = Business::new();
+    let mut link = business.connect(&network, 1, 1).await.unwrap();
+    phones.set_mode(phone(0), Mode::Offline).await.unwrap();
+    business.open_sessions(&mut link, &[phone(0)]).await;
+    for (day, body) in [(0, "first"), (2, "second")] {
+        clock.set(START_MS + day * DAY_MS);
+        let envelope = business.text(phone(0), body);
+        link.command(Command::Send(vec![envelope])).await;
+        link.settle().await;
+    }
+    // The first has waited for 31 days now, the second for 29.
+    clock.set(START_MS + 31 * DAY_MS);
+    while phones.list().await.unwrap()[0].waiting > 1 {
+        tokio::task::yield_now().await;
+    }
+    phones.set_mode(phone(0), Mode::Deliver).await.unwrap();
+    link.hear_until(|heard| !heard.deliveries.is_empty()).await;
+    link.settle().await;
+    assert_eq!(network.inbox(phone(0)).await, ["second"]);
+    assert_eq!(link.heard.deliveries.len(), 1, "nothing is told of what was dropped");
+    network.stop().await;
+}
+
+#[tokio::test]
+async fn r122_a_business_cannot_write_to_another_business() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Network::start(dir.path()).await;
+    let (mut one, other) = (Business::new(), Business::of(15_550_000_002));
+    let mut link = one.connect(&network, 1, 1).await.unwrap();
+    let mut others = other.connect(&network, 1, 2).await.unwrap();
+    one.open_sessions(&mut link, &[phone(0)]).await;
+    link.command(Command::FetchKeys(vec![other.number])).await;
+    let Some(Event::Keys(keys)) = link.hear().await else { panic!("keys are answered") };
+    assert!(matches!(&keys[..], [(number, None)] if *number == other.number), "it is no user: {keys:?}");
+    // Who sends all the same, with a session to somebody else, is told so.
+    let envelope = Envelope { recipient: other.number, slot: Slot::of(other.number), ..one.text(phone(0), "hello") };
+    link.command(Command::Send(vec![envelope])).await;
+    link.hear_until(|heard| !heard.verdicts.is_empty()).await;
+    assert_eq!(link.heard.verdicts[0].error_code, Some(1013));
+    others.settle().await;
+    assert!(others.heard.deliveries.is_empty());
+    network.stop().await;
+}
+
+#[tokio::test]
+async fn r189_a_network_that_does_not_speak_our_version_any_more_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let too_old = Config { oldest_protocol: estafet_chatd::PROTOCOL + 1, ..Config::new(dir.path()) };
+    // No date counts: ten years from now this build is as good as today.
+    let network = Network::start_at(too_old, Clock::manual(1_800_000_000_000 + 3_653 * 24 * 3600 * 1000)).await;
+    let refused = Business::new().connect(&network, 1, 1).await;
+    assert!(matches!(&refused, Err(ConnectError::Version(why)) if why.contains("version 1")), "{:?}", refused.err());
+    network.stop().await;
+    let same = Config { oldest_protocol: estafet_chatd::PROTOCOL, ..Config::new(dir.path()) };
+    let network = Network::start_at(same, Clock::manual(1_800_000_000_000 + 3_653 * 24 * 3600 * 1000)).await;
+    Business::new().connect(&network, 1, 1).await.unwrap().settle().await;
     network.stop().await;
 }
 

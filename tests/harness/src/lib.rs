@@ -8,11 +8,13 @@
 //!   [`roads`]: one between any two processes of a cluster. [`network`]: the kernel loses packets instead.
 //! * [`load`]: senders that go on through faults. [`verdict`]: what must hold afterwards.
 //! * [`volume`]: a small volume that can be filled.
+//! * [`bucket`]: a server that speaks S3.
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
 //!
 //! Everything listens on a port of its own on loopback and lives in a temporary directory. Nothing here sleeps:
 //! waiting is for an event, with a deadline after which it is an error that shows what was seen.
 
+pub mod bucket;
 pub mod client;
 pub mod cluster;
 pub mod environment;

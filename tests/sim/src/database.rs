@@ -306,7 +306,8 @@ impl Tables {
             inner.sessions.insert(row.peer, row.clone());
         }
         for m in &batch.inbound {
-            let row = InboundRow { id: m.id.clone(), sender: m.sender, read: false };
+            let row =
+                InboundRow { id: m.id.clone(), sender: m.sender, sent_at_ms: m.sent_at_ms, stored_at_ms: None, read_at_ms: None };
             inner.inbound.entry(m.id.clone()).or_insert(row);
         }
         for e in &batch.events {

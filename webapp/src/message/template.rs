@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     json::{Json, Object},
-    template::{self, ButtonCall, Call, Currency, DateTime, Language, Library, Media, Parameter, Provider, Rendered},
+    template::{self, ButtonCall, Call, Currency, DateTime, Language, Library, Media, Parameter, Provider},
 };
 
 /// Most parameters of a component; more than any template takes.
@@ -22,17 +22,18 @@ const HIGHEST_INDEX: usize = 9;
 /// Longest file name of a document, in characters.
 const FILENAME_LIMIT: usize = 240;
 
-/// The canonical form: what the sender gave, and what a person sees.
+/// The canonical form of a request that fits its template: names and parameters. The text does not travel, phones
+/// have it.
 #[derive(Serialize)]
 pub(super) struct Filled<'a> {
     template: Call<'a>,
-    rendered: Rendered<'a>,
 }
 
 impl<'a> Filled<'a> {
     /// Compares a request with its template.
     pub(super) fn new(call: Call<'a>, library: &Library) -> Result<Self, ApiError> {
-        Ok(Self { rendered: template::render(library, &call)?, template: call })
+        template::render(library, &call)?;
+        Ok(Self { template: call })
     }
 
     /// The member of the request it came in.

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Callbacks in one answer, and dead letters moved by one call: what an owner takes as one request.
-const MOST: usize = 500;
+pub(super) const MOST: usize = 500;
 /// Callbacks in one answer if nobody says how many.
 const USUAL: usize = 100;
 /// Rows looked at for one answer; a message id may be among few of many.
@@ -95,16 +95,15 @@ async fn move_selected(app: &App, tenant: &Tenant, how: How, members: &Map<Strin
 }
 
 fn members(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
-        Err(error) => Err(json::unparseable(&error)),
+    match json::parse(body)? {
+        Value::Object(members) => Ok(members),
+        _ => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
     }
 }
 
 /// Which callbacks are meant.
 #[derive(Debug, PartialEq, Eq)]
-struct Selection {
+pub(super) struct Selection {
     created_ms: Range<i64>,
     contact: Option<WaId>,
     message_id: Option<String>,
@@ -143,6 +142,12 @@ impl Selection {
         Ok(Self { created_ms, contact: contact.or(of_message), message_id, endpoint, after })
     }
 
+    /// The callbacks about one message.
+    pub(super) fn of_message(id: &str, parsed: &MessageId) -> Self {
+        let contact = Some(parsed.phone());
+        Self { created_ms: 0..i64::MAX, contact, message_id: Some(id.to_owned()), endpoint: None, after: FIRST }
+    }
+
     fn is_everything(&self) -> bool {
         self.created_ms == (0..i64::MAX) && self.contact.is_none() && self.endpoint.is_none()
     }
@@ -169,10 +174,10 @@ const SELECTING: [&str; 6] = ["from", "until", "contact", "message_id", "endpoin
 /// Before every event.
 const FIRST: EventRef = EventRef { slot: Slot::FIRST, endpoint: EndpointId::MAIN, seq: Seq::ZERO };
 
-type Found = (Vec<KeptCallback>, Option<EventRef>);
+pub(super) type Found = (Vec<KeptCallback>, Option<EventRef>);
 
 /// Up to `most` callbacks that are meant; and the place to go on after, unless there are no more.
-async fn find(app: &App, number: WaId, queue: Queue, selection: &Selection, most: usize) -> Result<Found, ApiError> {
+pub(super) async fn find(app: &App, number: WaId, queue: Queue, selection: &Selection, most: usize) -> Result<Found, ApiError> {
     let (mut found, mut after, mut looked_at) = (Vec::new(), selection.after, 0);
     loop {
         let page = selection.page(after, MOST);

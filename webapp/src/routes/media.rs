@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
 use serde_json::json;
 
-use super::Call;
+use super::{Call, messages::ready};
 use crate::{
     answer::{Answer, Outcome},
     app::App,
@@ -30,6 +30,10 @@ pub(super) async fn upload(app: Arc<App>, mut call: Call) -> Outcome {
     let patience = Duration::from_millis(app.config.limits.body_timeout_ms);
     let headers = call.parts.headers.clone();
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Err(error) = ready(&app) {
+        forget(&headers, &mut call.body, patience).await;
+        return Err(error.into());
+    }
     if text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|length| app.files.is_too_large(length)) {
         forget(&headers, &mut call.body, patience).await;
         return Err(app.files.too_large().into());
@@ -132,6 +136,7 @@ async fn file_part(content_type: &str, body: Body, patience: Duration) -> Result
 }
 
 pub(super) async fn download(app: Arc<App>, mut call: Call) -> Outcome {
+    ready(&app)?;
     let number = call.tenant()?.number;
     let id = call.path_parameter().await.unwrap_or_default();
     let Some(row) = app.files.find(number, &id).await? else { return Ok(not_found()) };
@@ -158,6 +163,7 @@ pub(super) async fn download(app: Arc<App>, mut call: Call) -> Outcome {
 }
 
 pub(super) async fn delete(app: Arc<App>, mut call: Call) -> Outcome {
+    ready(&app)?;
     let number = call.tenant()?.number;
     let id = call.path_parameter().await.unwrap_or_default();
     if app.files.remove(number, &id).await? {

@@ -14,6 +14,7 @@ mod services;
 mod settings;
 mod shards;
 mod stats;
+mod trace;
 mod users;
 
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
@@ -22,7 +23,7 @@ use axum::{
     Router,
     body::Body,
     extract::{FromRequestParts as _, Path, Request, State},
-    http::{HeaderName, HeaderValue, Method, request::Parts},
+    http::{HeaderName, HeaderValue, Method, header::CONTENT_TYPE, request::Parts},
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
     routing::{MethodFilter, MethodRouter, on},
@@ -68,6 +69,9 @@ impl Call {
     pub(crate) async fn json(&mut self, app: &App) -> Result<Bytes, ApiError> {
         let limits = &app.config.limits;
         let body = std::mem::replace(&mut self.body, Body::empty());
+        if !self.parts.headers.contains_key(CONTENT_TYPE) {
+            app.metrics.untyped();
+        }
         request::json_body(&self.parts.headers, body, limits.body_bytes, Duration::from_millis(limits.body_timeout_ms)).await
     }
 
@@ -122,6 +126,7 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
         ),
         ("/v1/estafet/callbacks/delivered", vec![(M::GET, Admin, Others, handler(callbacks::delivered))]),
         ("/v1/estafet/callbacks/replay", vec![(M::POST, Admin, Others, handler(callbacks::replay))]),
+        ("/v1/estafet/messages/{id}/trace", vec![(M::GET, Admin, Others, handler(trace::read))]),
         ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
         (
             "/v1/contacts/{wa_id}/identity",

@@ -13,7 +13,7 @@ use crate::{
     answer::{Answer, Outcome},
     app::App,
     error::store_failure,
-    json::{Json, Object, unparseable},
+    json::{Json, Object, parse as parse_json},
 };
 
 /// Longest name, in characters.
@@ -48,10 +48,9 @@ pub(super) async fn delete(app: Arc<App>, mut call: Call) -> Outcome {
 }
 
 fn parse(body: &[u8]) -> Result<Vec<ProviderRow>, ApiError> {
-    match serde_json::from_slice(body) {
-        Ok(Json::List(entries)) if !entries.is_empty() => entries.iter().map(provider).collect(),
-        Ok(_) => Err(ApiError::new(Code::ParameterMissing, "The request body must be an array with a provider")),
-        Err(error) => Err(unparseable(&error)),
+    match parse_json(body)? {
+        Json::List(entries) if !entries.is_empty() => entries.iter().map(provider).collect(),
+        _ => Err(ApiError::new(Code::ParameterMissing, "The request body must be an array with a provider")),
     }
 }
 

@@ -47,9 +47,8 @@ fn check_authorities(change: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(change)) => Ok(change),
-        Ok(_) => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
-        Err(error) => Err(json::unparseable(&error)),
+    match json::parse(body)? {
+        Value::Object(change) => Ok(change),
+        _ => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),
     }
 }

@@ -11,15 +11,21 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{definition, language::Language, shelf::Shelf};
+use super::{
+    definition::{self, Entry},
+    language::Language,
+    model::Parameters,
+    shelf::Shelf,
+};
 
 /// The routes.
 pub(crate) fn router(shelf: Arc<Shelf>) -> Router {
     Router::new()
         .route("/sandbox/templates", get(list).post(add))
+        .route("/sandbox/templates/gaps", get(gaps))
         .route("/sandbox/templates/{namespace}/{name}", delete(remove))
         .with_state(shelf)
 }
@@ -33,9 +39,23 @@ impl IntoResponse for Problem {
     }
 }
 
+/// A template in the list: as it was written, and how many parameters its parts take.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    parameters: Parameters,
+}
+
 async fn list(State(shelf): State<Arc<Shelf>>) -> Json<Value> {
     let library = shelf.current();
-    Json(json!({ "templates": library.entries().collect::<Vec<_>>() }))
+    let listed = library.templates().map(|template| Listed { entry: &template.entry, parameters: template.parameters() });
+    Json(json!({ "templates": listed.collect::<Vec<_>>() }))
+}
+
+/// Templates that cannot be sent in a language which others of their namespace have.
+async fn gaps(State(shelf): State<Arc<Shelf>>) -> Json<Value> {
+    Json(json!({ "gaps": shelf.current().gaps() }))
 }
 
 /// The body is a list as in a file, or one template. One that is there already is replaced.
@@ -106,6 +126,31 @@ mod tests {
         assert_eq!(call(&router, "DELETE", "/sandbox/templates/ns/a?language=en", "").await, (200, json!({ "removed": 1 })));
         assert_eq!(call(&router, "DELETE", "/sandbox/templates/estafet_sandbox/order_update", "").await.1["removed"], 2);
         assert_eq!(names().await, 2);
+    }
+
+    #[tokio::test]
+    async fn r182_the_list_tells_how_many_parameters_each_template_takes() {
+        let router = router(Arc::new(Shelf::load(&[], true).unwrap()));
+        let (_, list) = call(&router, "GET", "/sandbox/templates", "").await;
+        let told = |entry: &Value| (entry["name"].clone(), entry["language"].clone(), entry["parameters"].clone());
+        let told: Vec<_> = list["templates"].as_array().unwrap().iter().map(told).collect();
+        let expected = |name: &str, language: &str, header: u32, body: u32, buttons: u32| {
+            (json!(name), json!(language), json!({ "header": header, "body": body, "buttons": buttons }))
+        };
+        assert_eq!(
+            told,
+            [
+                expected("hello_world", "en_US", 0, 0, 0),
+                expected("order_update", "en_US", 0, 2, 0),
+                expected("promo_image", "en_US", 1, 1, 1),
+                expected("order_update", "id", 0, 2, 0),
+            ]
+        );
+        let again = call(&router, "POST", "/sandbox/templates", &list.to_string()).await;
+        assert_eq!(again.0, 201, "what is listed can be added");
+        let (_, gaps) = call(&router, "GET", "/sandbox/templates/gaps", "").await;
+        let gap = |name: &str| json!({ "namespace": "estafet_sandbox", "name": name, "language": "id" });
+        assert_eq!(gaps, json!({ "gaps": [gap("hello_world"), gap("promo_image")] }));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     BODY_LIMIT, HEADER_LIMIT, URL_LIMIT,
     call::{ButtonCall, Call, Parameter},
-    model::{Action, Button, Header, MediaKind, Template},
+    model::{Action, Button, Header, MediaKind, Parameters, Template},
 };
 use crate::json::Object;
 
@@ -101,14 +101,23 @@ fn required_components(template: &Template, call: &Call<'_>) -> Result<(), ApiEr
     }
 }
 
+impl Template {
+    /// How many parameters its parts take.
+    pub(super) fn parameters(&self) -> Parameters {
+        let header = match &self.header {
+            None => 0,
+            Some(Header::Text(pattern)) => pattern.count(),
+            Some(Header::Media(_)) => 1,
+        };
+        let buttons = self.buttons.iter().filter(|button| takes_parameter(button) == Takes::Needed).count();
+        Parameters { header, body: self.body.count(), buttons }
+    }
+}
+
 fn counts(template: &Template, call: &Call<'_>) -> Result<(), ApiError> {
-    let header = match &template.header {
-        None => 0,
-        Some(Header::Text(pattern)) => pattern.count(),
-        Some(Header::Media(_)) => 1,
-    };
-    count("header", call.header.as_ref().map_or(0, Vec::len), header)?;
-    count("body", call.body.len(), template.body.count())?;
+    let parameters = template.parameters();
+    count("header", call.header.as_ref().map_or(0, Vec::len), parameters.header)?;
+    count("body", call.body.len(), parameters.body)?;
     count("footer", call.footer.len(), 0)?;
     for (index, button) in template.buttons.iter().enumerate() {
         let Some(given) = call_of(call, index) else { continue };

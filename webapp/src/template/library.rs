@@ -1,9 +1,13 @@
 //! The templates that may be sent, by namespace, language and name, and the refusals of a look-up
 //! in the words of the original (spec/templates.md §3, checks 2 to 5).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use estafet_model::{ApiError, Code};
+use serde::Serialize;
 
 use super::{
     definition::Entry,
@@ -18,6 +22,14 @@ pub(super) const CAPACITY: usize = 20_000;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Library {
     namespaces: BTreeMap<String, Packs>,
+}
+
+/// A template that cannot be sent in a language.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Gap {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) language: String,
 }
 
 /// The templates of a namespace.
@@ -54,9 +66,33 @@ impl Library {
         self.namespaces.values().flat_map(Packs::values).map(Pack::len).sum()
     }
 
-    /// All of them, as they were written.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.namespaces.values().flat_map(Packs::values).flat_map(Pack::values).map(|template| &template.entry)
+    /// All of them.
+    pub(super) fn templates(&self) -> impl Iterator<Item = &Template> {
+        self.namespaces.values().flat_map(Packs::values).flat_map(Pack::values).map(AsRef::as_ref)
+    }
+
+    /// Where a template can be sent in one language and not in another that the namespace uses: who changes the
+    /// language of a message meets 2001 there.
+    pub(super) fn gaps(&self) -> Vec<Gap> {
+        let mut gaps = Vec::new();
+        for (namespace, packs) in &self.namespaces {
+            let sendable = |pack: &Pack| -> BTreeSet<String> {
+                let approved = pack.iter().filter(|(_, template)| template.status == Status::Approved);
+                approved.map(|(name, _)| name.clone()).collect()
+            };
+            let used: BTreeMap<&Language, BTreeSet<String>> =
+                packs.iter().map(|(language, pack)| (language, sendable(pack))).filter(|(_, names)| !names.is_empty()).collect();
+            let names: BTreeSet<&String> = used.values().flatten().collect();
+            for name in names {
+                let missing = used.iter().filter(|(_, there)| !there.contains(name));
+                gaps.extend(missing.map(|(language, _)| Gap {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    language: language.to_string(),
+                }));
+            }
+        }
+        gaps
     }
 
     /// A template that may be sent. Languages are taken exactly: the fallback to another locale
@@ -131,6 +167,22 @@ mod tests {
         }
         assert!(library.find("ns", "fine", &language("EN-us")).is_ok());
         assert!(library.find("ns", "short", &language("de")).is_ok());
+    }
+
+    #[test]
+    fn r183_r184_a_template_that_lacks_a_language_the_others_have_is_a_gap() {
+        let gaps = |statuses: &[(&str, &str, &str)]| -> Vec<(String, String)> {
+            library(statuses).gaps().into_iter().map(|gap| (gap.name, gap.language)).collect()
+        };
+        let both = [("a", "en_US", "APPROVED"), ("a", "id", "APPROVED"), ("b", "en_US", "APPROVED")];
+        let gap = |name: &str, language: &str| (name.to_owned(), language.to_owned());
+        assert_eq!(gaps(&both), [gap("b", "id")]);
+        assert_eq!(gaps(&[both.as_slice(), &[("b", "id", "PENDING")]].concat()), [gap("b", "id")], "not yet approved");
+        assert_eq!(gaps(&[both.as_slice(), &[("b", "id", "APPROVED")]].concat()), []);
+        assert_eq!(gaps(&[both.as_slice(), &[("c", "de", "REJECTED")]].concat()), [gap("b", "id")], "nobody can use it");
+        let three = gaps(&[both.as_slice(), &[("c", "de", "APPROVED")]].concat());
+        assert_eq!(three, [gap("a", "de"), gap("b", "de"), gap("b", "id"), gap("c", "en_US"), gap("c", "id")]);
+        assert_eq!(gaps(&[]), []);
     }
 
     #[test]

@@ -21,11 +21,10 @@ use estafet_model::ApiError;
 
 pub(crate) use call::{ButtonCall, Call, Currency, DateTime, Media, Parameter, Provider};
 pub(crate) use definition::is_name;
-pub(crate) use fill::Rendered;
 pub(crate) use language::Language;
 pub(crate) use library::Library;
 pub(crate) use shelf::Shelf;
-pub use shelf::check_files as check_template_files;
+pub use shelf::{check_files as check_template_files, read_files as read_template_files};
 
 /// Longest text of a header, before and after substitution, in characters.
 const HEADER_LIMIT: usize = 60;
@@ -37,7 +36,7 @@ const FOOTER_LIMIT: usize = 60;
 const URL_LIMIT: usize = 2000;
 
 /// Finds the template of a request and renders it (checks 2 to 13).
-pub(crate) fn render<'a>(library: &Library, call: &Call<'a>) -> Result<Rendered<'a>, ApiError> {
+pub(crate) fn render<'a>(library: &Library, call: &Call<'a>) -> Result<fill::Rendered<'a>, ApiError> {
     fill::fill(library.find(call.namespace, call.name, &call.language)?, call)
 }
 

@@ -1,6 +1,8 @@
 //! A template as messages are checked against it. It is made from an [`Entry`] only, so its texts
 //! are within their limits and its addresses are well-formed.
 
+use serde::Serialize;
+
 use super::{definition::Entry, language::Language, pattern::Pattern};
 
 /// A template in one language.
@@ -14,6 +16,24 @@ pub(crate) struct Template {
     pub(super) buttons: Vec<Button>,
     /// As it was written.
     pub(super) entry: Entry,
+}
+
+impl Template {
+    /// As it was written, with its language in the spelling of messages.
+    pub(super) fn entry_as_known(&self) -> Entry {
+        let mut entry = self.entry.clone();
+        entry.language = self.language.to_string();
+        entry
+    }
+}
+
+/// How many parameters the parts of a template take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Parameters {
+    pub(super) header: usize,
+    pub(super) body: usize,
+    /// Buttons that need one.
+    pub(super) buttons: usize,
 }
 
 /// Whether a template may be sent.

@@ -7,14 +7,27 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{definition, language::Language, library, library::Library, model::Template};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{
+    definition::{self, Entry},
+    language::Language,
+    library,
+    library::Library,
+    model::Template,
+};
 use crate::error::Error;
 
 const SAMPLES: &[u8] = include_bytes!("samples.json");
 
 /// The library in use.
 #[derive(Debug, Default)]
-pub(crate) struct Shelf(Mutex<Arc<Library>>);
+pub(crate) struct Shelf {
+    library: Mutex<Arc<Library>>,
+    /// Who else wants to know the templates.
+    published: Option<watch::Sender<Value>>,
+}
 
 /// There is no room for more templates.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +40,13 @@ pub fn check_files(files: &[PathBuf]) -> Result<(), Error> {
     if problems.is_empty() { Ok(()) } else { Err(Error::Config(problems.join("; "))) }
 }
 
+/// The templates of files, and the samples, as phones are to know them, see [`crate::Deps::templates`].
+pub fn read_files(files: &[PathBuf], with_samples: bool) -> Result<Value, Error> {
+    let (published, templates) = watch::channel(Value::Null);
+    Shelf::load_and_publish(files, with_samples, Some(published))?;
+    Ok(templates.borrow().clone())
+}
+
 fn read(file: &Path) -> Result<Vec<Template>, String> {
     let told = |why: &dyn Display| format!("templates in {}: {why}", file.display());
     let text = std::fs::read(file).map_err(|error| told(&error))?;
@@ -35,9 +55,20 @@ fn read(file: &Path) -> Result<Vec<Template>, String> {
 
 impl Shelf {
     /// Reads the files; `with_samples` puts the shipped templates in first.
+    #[cfg(test)]
     pub(crate) fn load(files: &[PathBuf], with_samples: bool) -> Result<Self, Error> {
+        Self::load_and_publish(files, with_samples, None)
+    }
+
+    /// Reads the files; `with_samples` puts the shipped templates in first. Tells the templates now and whenever they
+    /// change.
+    pub(crate) fn load_and_publish(
+        files: &[PathBuf],
+        with_samples: bool,
+        published: Option<watch::Sender<Value>>,
+    ) -> Result<Self, Error> {
         check_files(files)?;
-        let shelf = Self::default();
+        let shelf = Self { published, ..Self::default() };
         if with_samples {
             shelf.add(definition::read(SAMPLES).expect("a test reads the samples")).expect("the samples are few");
         }
@@ -50,24 +81,35 @@ impl Shelf {
 
     /// The library as it is now.
     pub(crate) fn current(&self) -> Arc<Library> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.library.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn publish(&self, library: &Library) {
+        if let Some(published) = &self.published {
+            let entries: Vec<Entry> = library.templates().map(|template| template.entry_as_known()).collect();
+            published.send_replace(json!({ "templates": entries }));
+        }
     }
 
     /// Adds all of the templates or none.
     pub(super) fn add(&self, templates: Vec<Template>) -> Result<(), Full> {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.library.lock().unwrap_or_else(PoisonError::into_inner);
         let mut library = Library::clone(&current);
         templates.into_iter().for_each(|template| library.insert(template));
         if library.len() > library::CAPACITY {
             return Err(Full);
         }
+        self.publish(&library);
         *current = Arc::new(library);
         Ok(())
     }
 
     /// Removes a template in one language or in all; says how many there were.
     pub(super) fn remove(&self, namespace: &str, name: &str, language: Option<&Language>) -> usize {
-        Arc::make_mut(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)).remove(namespace, name, language)
+        let mut current = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = Arc::make_mut(&mut current).remove(namespace, name, language);
+        self.publish(&current);
+        removed
     }
 }
 
@@ -80,10 +122,11 @@ mod tests {
     #[test]
     fn the_samples_are_the_ones_of_the_sandbox_contract() {
         let library = Shelf::load(&[], true).unwrap().current();
-        let names: Vec<_> = library.entries().map(|entry| (entry.name.as_str(), entry.language.as_str())).collect();
+        let entries: Vec<_> = library.templates().map(|template| &template.entry).collect();
+        let names: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.language.as_str())).collect();
         let expected = [("hello_world", "en_US"), ("order_update", "en_US"), ("promo_image", "en_US"), ("order_update", "id")];
         assert_eq!(names, expected);
-        assert!(library.entries().all(|entry| entry.namespace == "estafet_sandbox"));
+        assert!(entries.iter().all(|entry| entry.namespace == "estafet_sandbox"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod input;
 mod login;
 mod messages;
 mod numbers;
+mod requirements;
 mod routing;
 mod settings;
 mod stats;

@@ -129,6 +129,7 @@ impl World {
             map: self.map.subscribe(),
             connect: self.addresses.clone(),
             extra: None,
+            templates: None,
         }
     }
 

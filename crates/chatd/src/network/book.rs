@@ -19,6 +19,7 @@ use super::{
 use crate::{
     e2e::{Account, KeyBundle, Ratchet},
     phones::{Error, Info, Mode},
+    templates::Templates,
 };
 
 /// Largest content a phone sends; leaves a frame room for several.
@@ -32,6 +33,8 @@ pub(super) enum Reception {
     Receipts(&'static [ReceiptStatus]),
     /// The phone cannot read it.
     Undecryptable,
+    /// The phone has read it, but it names a template that the phone cannot show.
+    Unshowable,
 }
 
 /// State that is parsed when it is first needed.
@@ -84,6 +87,7 @@ pub(super) struct PhoneBook {
     /// Phones in reach for which parcels wait.
     to_drain: BTreeSet<WaId>,
     seed: u64,
+    templates: Templates,
     changed_phones: BTreeSet<WaId>,
     changed_ratchets: BTreeSet<(WaId, WaId)>,
 }
@@ -112,11 +116,17 @@ impl PhoneBook {
             ratchets: ratchets.into_iter().map(|(phone, number, state)| ((phone, number), Kept::Stored(state))).collect(),
             to_drain: BTreeSet::new(),
             seed,
+            templates: Templates::default(),
             changed_phones: BTreeSet::new(),
             changed_ratchets: BTreeSet::new(),
         };
         waiting.into_keys().for_each(|phone| book.note_drain(phone));
         book
+    }
+
+    /// The templates that phones know from now on.
+    pub(super) fn set_templates(&mut self, templates: Templates) {
+        self.templates = templates;
     }
 
     /// Whether the number is a phone of the network.
@@ -222,14 +232,20 @@ impl PhoneBook {
         }
         let Some(plaintext) = self.decrypt(&parcel, identity_key) else { return Reception::Undecryptable };
         let Some(phone) = self.phones.get_mut(&parcel.phone) else { return Reception::Nothing };
+        let mut content = serde_json::from_slice::<Value>(&plaintext).unwrap_or_else(|_| json!({"type": "unknown"}));
+        if content["type"] == "template" {
+            let rendered = self.templates.render(&content).filter(|_| phone.mode != Mode::Outdated);
+            let Some(rendered) = rendered else { return Reception::Unshowable };
+            content["rendered"] = rendered;
+        }
         phone.received += 1;
         let position = phone.received;
         self.changed_phones.insert(parcel.phone);
-        let content = serde_json::from_slice::<Value>(&plaintext).unwrap_or_else(|_| json!({"type": "unknown"})).to_string();
+        let content = content.to_string();
         let Parcel { phone: number_of_phone, number, id_key, .. } = parcel;
         batch.changes.inbox.push(InboxRow { phone: number_of_phone, number, id_key, position, at_ms: batch.now_ms, content });
         match phone.mode {
-            Mode::Read => Reception::Receipts(&[ReceiptStatus::Delivered, ReceiptStatus::Read]),
+            Mode::Read | Mode::Outdated => Reception::Receipts(&[ReceiptStatus::Delivered, ReceiptStatus::Read]),
             // What was accepted before the network began to refuse arrives.
             Mode::Deliver | Mode::Limit | Mode::Spam | Mode::Experiment => Reception::Receipts(&[ReceiptStatus::Delivered]),
             Mode::Ignore | Mode::Offline | Mode::Block | Mode::Left => Reception::Nothing,

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use estafet_model::{Code, IdKey, Slot, WaId};
+use estafet_model::{Code, IdKey, Slot, WaId, receipt::STRUCTURE_UNAVAILABLE};
 use estafet_proto::chat::{self, ReceiptStatus, delivery::Item, server_frame::Frame};
 
 use super::{
@@ -112,6 +112,10 @@ impl Network {
                     let item = receipt(*status, 0, batch.now_ms);
                     self.deliver(batch, number, slot, item);
                 }
+            }
+            Reception::Unshowable => {
+                let item = receipt(ReceiptStatus::Failed, u32::from(STRUCTURE_UNAVAILABLE), batch.now_ms);
+                self.deliver(batch, number, slot, item);
             }
             Reception::Undecryptable => {
                 let at_ms = batch.now_ms;

@@ -32,6 +32,7 @@ use crate::{
     e2e,
     phones::{Error, Info, Mode, Rules},
     session::{Claim, ConnId, Decision, Sessions},
+    templates::Templates,
 };
 
 /// Users whose keys one frame may ask for: a client cuts its questions, so more is an error of it.
@@ -85,6 +86,8 @@ pub struct Network {
     windows: HashMap<(WaId, WaId), i64>,
     rules: Rules,
     heartbeat_ms: u32,
+    /// Clients that speak an older version are refused.
+    oldest_protocol: u32,
 }
 
 impl Network {
@@ -106,7 +109,14 @@ impl Network {
             windows: stored.windows.into_iter().map(|(phone, number, at_ms)| ((phone, number), at_ms)).collect(),
             rules: stored.rules,
             heartbeat_ms,
+            oldest_protocol: 0,
         }
+    }
+
+    /// The same network, which refuses clients that speak an older version than this.
+    #[must_use]
+    pub fn refusing_before(self, oldest_protocol: u32) -> Self {
+        Self { oldest_protocol, ..self }
     }
 
     /// The ids of a frame that may have been accepted before, and the number they belong to.
@@ -145,14 +155,19 @@ impl Network {
     }
 
     fn login(&mut self, batch: &mut Batch, conn: ConnId, static_key: [u8; 32], login: chat::Login) {
+        let turn_away = |batch: &mut Batch, reason: RefusedReason, details: String| {
+            batch.send(conn, Frame::Refused(chat::Refused { reason: reason.into(), details, ..Default::default() }));
+            batch.outputs.push(Output::Close(conn));
+        };
+        // Clients that name no version speak the first.
+        let (spoken, oldest) = (login.protocol.max(1), self.oldest_protocol);
+        if spoken < oldest {
+            let details = format!("version {spoken} of the protocol is not spoken any more, {oldest} is the oldest");
+            return turn_away(batch, RefusedReason::Version, details);
+        }
         let (claim, keys) = match self.read_login(conn, login) {
             Ok(read) => read,
-            Err(details) => {
-                let refused =
-                    chat::Refused { reason: RefusedReason::Invalid.into(), details: details.into(), ..Default::default() };
-                batch.send(conn, Frame::Refused(refused));
-                return batch.outputs.push(Output::Close(conn));
-            }
+            Err(details) => return turn_away(batch, RefusedReason::Invalid, details.to_owned()),
         };
         let refused = match self.sessions.login(conn, static_key, claim.clone()) {
             Decision::Admitted { replaced } => return self.admit(batch, conn, static_key, claim, keys, replaced),
@@ -301,6 +316,11 @@ impl Network {
         if self.keys(number).is_some() { Err(Error::IsBusiness(number)) } else { self.book.add(number, name) }
     }
 
+    /// The templates that phones know from now on.
+    pub fn set_templates(&mut self, templates: Templates) {
+        self.book.set_templates(templates);
+    }
+
     /// Changes what a phone does.
     pub fn set_mode(&mut self, number: WaId, mode: Mode) -> Result<(), Error> {
         self.book.set_mode(number, mode)
@@ -411,7 +431,10 @@ impl Network {
 
     /// Parcels that waited too long are gone.
     pub fn expired(&mut self, lost: HashMap<WaId, u64>, seen_before: i64) {
-        lost.into_iter().for_each(|(phone, count)| self.book.leaves_waiting(phone, count));
+        for (phone, count) in lost {
+            tracing::warn!(%phone, count, "messages waited too long for their phone and are dropped");
+            self.book.leaves_waiting(phone, count);
+        }
         self.retries.retain(|_, retry| retry.at_ms >= seen_before);
     }
 

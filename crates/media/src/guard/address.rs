@@ -91,13 +91,21 @@ pub(super) fn problem(url: &Url, policy: Policy) -> Option<&'static str> {
         Some(80 | 443 | 1024..) => {}
         _ => return Some("the port is not one of the web"),
     }
-    let address = match url.host() {
-        Some(Host::Ipv4(address)) => IpAddr::V4(address),
-        Some(Host::Ipv6(address)) => IpAddr::V6(address),
-        Some(Host::Domain(name)) if !name.is_empty() => return None,
-        _ => return Some("there is no host"),
-    };
-    (!is_allowed(address, policy)).then_some(NOT_PUBLIC)
+    match url.host() {
+        None | Some(Host::Domain("")) => Some("there is no host"),
+        Some(_) => (!is_allowed_host(url, policy)).then_some(NOT_PUBLIC),
+    }
+}
+
+/// Whether a connection may be made to the host of a URL, as far as the URL tells: names are judged when they are
+/// resolved, by [`super::checked_names`].
+pub fn is_allowed_host(url: &Url, policy: Policy) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => is_allowed(IpAddr::V4(address), policy),
+        Some(Host::Ipv6(address)) => is_allowed(IpAddr::V6(address), policy),
+        Some(Host::Domain(_)) => true,
+        None => false,
+    }
 }
 
 /// Said of addresses; which one it was is nobody's business.

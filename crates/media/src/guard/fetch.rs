@@ -136,6 +136,11 @@ impl reqwest::dns::Resolve for Checked {
     }
 }
 
+/// A resolver for HTTP clients that gives an address only if all of the name's may be connected to.
+pub fn checked_names(resolver: Arc<dyn Resolve>, policy: Policy) -> Arc<impl reqwest::dns::Resolve> {
+    Arc::new(Checked { resolver, policy })
+}
+
 /// Fetches links. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
@@ -147,7 +152,7 @@ impl Fetcher {
     /// A fetcher that trusts `resolver` to name addresses, and none of them without a look.
     pub fn new(resolver: Arc<dyn Resolve>, policy: Policy) -> Result<Self, Error> {
         let client = Client::builder()
-            .dns_resolver(Arc::new(Checked { resolver, policy }))
+            .dns_resolver(checked_names(resolver, policy))
             .redirect(Redirects::none())
             .no_proxy()
             .referer(false)

@@ -9,5 +9,5 @@
 mod address;
 mod fetch;
 
-pub use address::{Policy, is_allowed};
-pub use fetch::{Authorization, Error, Fetched, Fetcher, Limits, MAX_REDIRECTS, Resolve, SystemResolver};
+pub use address::{Policy, is_allowed, is_allowed_host};
+pub use fetch::{Authorization, Error, Fetched, Fetcher, Limits, MAX_REDIRECTS, Resolve, SystemResolver, checked_names};

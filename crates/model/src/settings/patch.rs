@@ -117,6 +117,7 @@ fn delivery(next: &mut Settings, name: &str, value: &Value, policy: Policy) -> R
     match name {
         "strict_global_order" => webhooks.strict_global_order = flag()?,
         "accept_2xx" => webhooks.accept_2xx = flag()?,
+        "deny_private" => webhooks.deny_private = flag()?.unwrap_or(false),
         "max_age" => webhooks.max_age = whole(60, MAX_AGE)?,
         "timeout_ms" => webhooks.timeout_ms = whole(100, 60_000)?,
         "keep_delivered" => webhooks.keep_delivered = whole(0, KEEP_DELIVERED)?.filter(|seconds| *seconds > 0),
@@ -362,6 +363,7 @@ mod tests {
             (json!({"webhooks": {"max_age": 59}}), "webhooks.max_age"),
             (json!({"webhooks": {"timeout_ms": 60_001}}), "webhooks.timeout_ms"),
             (json!({"webhooks": {"accept_2xx": "true"}}), "webhooks.accept_2xx"),
+            (json!({"webhooks": {"deny_private": 1}}), "webhooks.deny_private"),
             (json!({"webhooks": {"keep_delivered": 2_592_001}}), "webhooks.keep_delivered"),
             (json!({"webhooks": {"errors_url": "http://a.example"}}), "webhooks.errors_url"),
             (json!({"garbagecollector_enable": true}), "garbagecollector_enable"),

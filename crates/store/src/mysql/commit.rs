@@ -59,6 +59,8 @@ const ROWS: usize = 1_000;
 
 /// No error has this code.
 const NO_ERROR: i32 = -1;
+/// Nothing happened at this time.
+const NO_TIME: i64 = 0;
 /// No contact has this number.
 const NO_CONTACT: i64 = 0;
 
@@ -199,16 +201,28 @@ async fn stored_keys(tx: &mut MySqlConnection, list: &[NewMessage]) -> Db<HashSe
 
 async fn statuses(tx: &mut MySqlConnection, number: i64, list: &[StatusRow]) -> Db<()> {
     let code = |s: &StatusRow| s.error_code.map_or(NO_ERROR, i32::from);
-    let rows = json(list.iter().map(|s| (s.slot.get(), s.seq.get(), s.statuses.bits(), code(s), s.changed_at_ms)));
+    let row = |s: &StatusRow| {
+        let times = s.times.columns().map(|time| time.unwrap_or(NO_TIME));
+        (s.slot.get(), s.seq.get(), s.statuses.bits(), code(s), s.changed_at_ms, times)
+    };
     let sql = concat!(
-        "INSERT INTO message_state (number, slot, seq, statuses, error_code, changed_at)
-         SELECT ?, w.slot, w.seq, w.statuses, NULLIF(w.error_code, -1), w.changed_at FROM ",
+        "INSERT INTO message_state
+           (number, slot, seq, statuses, error_code, changed_at, left_at, sent_at, delivered_at, seen_at, failed_at)
+         SELECT ?, w.slot, w.seq, w.statuses, NULLIF(w.error_code, -1), w.changed_at, NULLIF(w.left_at, 0), NULLIF(w.sent_at, 0),
+           NULLIF(w.delivered_at, 0), NULLIF(w.seen_at, 0), NULLIF(w.failed_at, 0) FROM ",
         rows!(
             "slot INT PATH '$[0]', seq BIGINT PATH '$[1]', statuses INT PATH '$[2]', error_code INT PATH '$[3]',
-             changed_at BIGINT PATH '$[4]'"
+             changed_at BIGINT PATH '$[4]', left_at BIGINT PATH '$[5][0]', sent_at BIGINT PATH '$[5][1]',
+             delivered_at BIGINT PATH '$[5][2]', seen_at BIGINT PATH '$[5][3]', failed_at BIGINT PATH '$[5][4]'"
         ),
-        " WHERE TRUE ON DUPLICATE KEY UPDATE statuses = VALUES(statuses), error_code = VALUES(error_code), changed_at = VALUES(changed_at)"
+        " WHERE TRUE ON DUPLICATE KEY UPDATE statuses = VALUES(statuses), error_code = VALUES(error_code),
+           changed_at = VALUES(changed_at), left_at = COALESCE(message_state.left_at, VALUES(left_at)),
+           sent_at = COALESCE(message_state.sent_at, VALUES(sent_at)),
+           delivered_at = COALESCE(message_state.delivered_at, VALUES(delivered_at)),
+           seen_at = COALESCE(message_state.seen_at, VALUES(seen_at)),
+           failed_at = COALESCE(message_state.failed_at, VALUES(failed_at))"
     );
+    let rows = json(list.iter().map(row));
     sqlx::query(sql).bind(number).bind(rows).execute(tx).await.map(drop)
 }
 
@@ -240,17 +254,18 @@ async fn inbound(tx: &mut MySqlConnection, number: i64, list: &[NewInbound]) -> 
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|m| {
         let parts = [storable(&m.id).as_bytes(), storable(&m.profile_name).as_bytes(), &m.body].map(|part| packed.push(part));
-        (m.slot.get(), m.sender.as_i64(), m.sent_at_ms, parts)
+        (m.slot.get(), m.sender.as_i64(), m.sent_at_ms, parts, m.stored_at_ms)
     }));
     let sql = concat!(
-        "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body)
+        "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body, stored_at)
          SELECT ?, SUBSTRING(p.packed, w.id, w.id_length), w.slot, w.sender,
            CONVERT(SUBSTRING(p.packed, w.name, w.name_length) USING utf8mb4), w.sent_at,
-           SUBSTRING(p.packed, w.start, w.length) FROM ",
+           SUBSTRING(p.packed, w.start, w.length), w.stored_at FROM ",
         packed_rows!(
             "slot INT PATH '$[0]', sender BIGINT PATH '$[1]', sent_at BIGINT PATH '$[2]',
              id BIGINT PATH '$[3][0][0]', id_length BIGINT PATH '$[3][0][1]', name BIGINT PATH '$[3][1][0]',
-             name_length BIGINT PATH '$[3][1][1]', start BIGINT PATH '$[3][2][0]', length BIGINT PATH '$[3][2][1]'"
+             name_length BIGINT PATH '$[3][1][1]', start BIGINT PATH '$[3][2][0]', length BIGINT PATH '$[3][2][1]',
+             stored_at BIGINT PATH '$[4]'"
         ),
         " WHERE TRUE ON DUPLICATE KEY UPDATE slot = message_in.slot"
     );

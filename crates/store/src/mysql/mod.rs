@@ -20,22 +20,19 @@ mod shared;
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySqlConnectOptions};
 
 use self::connections::Connections;
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
-    OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, all_slots,
+    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, WRITERS,
+    all_slots, version,
 };
 
 pub use self::connections::session_lock;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/mysql");
-
-/// While one commit waits for the disk, the next one is built.
-const WRITERS: u32 = 2;
-const READERS: u32 = 4;
 
 /// The MySQL back end.
 pub struct MySqlStore {
@@ -61,6 +58,8 @@ impl MySqlStore {
 /// DDL commits by itself, so a migration that died midway stays marked as begun. Ours may be repeated, and are.
 async fn migrate(session: &mut MySqlConnection) -> Result<()> {
     let failed = |cause: sqlx::Error| Error::Unavailable(format!("migration: {cause}"));
+    let said: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(&mut *session).await.map_err(failed)?;
+    version::mysql(&said).map_err(|too_old| Error::Failed(too_old.to_string()))?;
     let lock = "SELECT COALESCE(GET_LOCK(CONCAT('estafet/migrate/', SHA1(DATABASE())), 60), 0) = 1";
     let locked: bool = sqlx::query_scalar(lock).fetch_one(&mut *session).await.map_err(failed)?;
     if !locked {
@@ -157,6 +156,10 @@ impl Store for MySqlStore {
 
     async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
         read::messages(&self.reader, number, at).await
+    }
+
+    async fn message_of(&self, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
+        read::message_of(&self.reader, number, key).await
     }
 
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, fmt::Write, ops::RangeInclusive, sync::LazyLock};
 
-use estafet_model::{EndpointId, Seq, Slot, WaId};
+use estafet_model::{EndpointId, IdKey, Seq, Slot, WaId};
 use sqlx::{FromRow, MySql, mysql::MySqlArguments, mysql::MySqlRow, query::QueryAs};
 
 use super::{
@@ -64,6 +64,32 @@ struct Message {
     body: Vec<u8>,
 }
 
+#[derive(FromRow)]
+struct State {
+    slot: i64,
+    seq: i64,
+    statuses: i64,
+    error_code: Option<i64>,
+    changed_at: i64,
+    left_at: Option<i64>,
+    sent_at: Option<i64>,
+    delivered_at: Option<i64>,
+    seen_at: Option<i64>,
+    failed_at: Option<i64>,
+}
+
+impl From<State> for decode::Status {
+    fn from(row: State) -> Self {
+        Self {
+            at: (row.slot, row.seq),
+            statuses: row.statuses,
+            error_code: row.error_code,
+            changed_at_ms: row.changed_at,
+            times: [row.left_at, row.sent_at, row.delivered_at, row.seen_at, row.failed_at],
+        }
+    }
+}
+
 fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
     rows.into_iter().filter_map(|m| decode::message((m.slot, m.seq), &m.id_key, m.recipient, m.accepted_at, m.body)).collect()
 }
@@ -107,6 +133,9 @@ async fn from_cursors(reader: &Connections, number: WaId, after: &[(Slot, Seq)])
     Ok(after.iter().map(|&(slot, seq)| (slot, seq.max(cursor(slot)))).collect())
 }
 
+/// An incoming message: its id, sender, and when it was sent, stored and read.
+type Inbound = (Vec<u8>, i64, i64, Option<i64>, Option<i64>);
+
 /// An owner row, in the order of the columns.
 type Owner = (i64, i64, i64, i64, String, Vec<u8>, String);
 
@@ -141,18 +170,22 @@ pub(super) async fn messages(reader: &Connections, number: WaId, at: &[(Slot, Se
     Ok(decoded(reader.rows(sqlx::query_as(sql).bind(positions(at)).bind(number.as_i64())).await?))
 }
 
+pub(super) async fn message_of(reader: &Connections, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
+    let sql = "SELECT slot, seq, id_key, recipient, accepted_at, body FROM message_out WHERE id_key = ? AND number = ?";
+    Ok(decoded(reader.rows(sqlx::query_as(sql).bind(key.0.to_vec()).bind(number.as_i64())).await?).pop())
+}
+
 pub(super) async fn statuses(reader: &Connections, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {
     if at.is_empty() {
         return Ok(Vec::new());
     }
     let sql = concat!(
-        "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at FROM ",
+        "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at, s.left_at, s.sent_at, s.delivered_at, s.seen_at, s.failed_at FROM ",
         places!(),
         " STRAIGHT_JOIN message_state s ON s.number = ? AND s.slot = w.slot AND s.seq = w.seq"
     );
-    let rows: Vec<(i64, i64, i64, Option<i64>, i64)> =
-        reader.rows(sqlx::query_as(sql).bind(positions(at)).bind(number.as_i64())).await?;
-    Ok(rows.into_iter().filter_map(|(slot, seq, bits, code, at)| decode::status((slot, seq), bits, code, at)).collect())
+    let rows: Vec<State> = reader.rows(sqlx::query_as(sql).bind(positions(at)).bind(number.as_i64())).await?;
+    Ok(rows.into_iter().filter_map(|row| decode::status(row.into())).collect())
 }
 
 pub(super) async fn events(
@@ -201,13 +234,14 @@ pub(super) async fn inbound(reader: &Connections, number: WaId, ids: &[String]) 
     let mut packed = Packed::new();
     let rows = texts(&mut packed, ids);
     let sql = concat!(
-        "SELECT m.id, m.sender, m.read_at IS NOT NULL FROM ",
+        "SELECT m.id, m.sender, m.sent_at, m.stored_at, m.read_at FROM ",
         packed_rows!("start BIGINT PATH '$[0]', length BIGINT PATH '$[1]'"),
         " STRAIGHT_JOIN message_in m ON m.number = ? AND m.id = SUBSTRING(p.packed, w.start, w.length)"
     );
     let query = sqlx::query_as(sql).bind(packed.into_bytes()).bind(rows).bind(number.as_i64());
-    let rows: Vec<(Vec<u8>, i64, bool)> = reader.rows(query).await?;
-    Ok(rows.into_iter().filter_map(|(id, sender, read)| decode::inbound(text(id), sender, read)).collect())
+    let rows: Vec<Inbound> = reader.rows(query).await?;
+    let decoded = |(id, sender, sent, stored, read)| decode::inbound(text(id), (sender, sent, stored, read));
+    Ok(rows.into_iter().filter_map(decoded).collect())
 }
 
 pub(super) async fn sessions(reader: &Connections, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {

@@ -88,10 +88,15 @@ fn messages<'a>(fence: &Fence, list: &'a [NewMessage]) -> Step<'a> {
 fn statuses(number: i64, list: &[StatusRow]) -> Step<'_> {
     let list = last_of_each(list, |s| (s.slot, s.seq));
     Step::new(
-        "INSERT INTO message_state (number, slot, seq, statuses, error_code, changed_at)
-         SELECT $1, * FROM unnest($2::int4[], $3::int8[], $4::int2[], $5::int4[], $6::int8[])
+        "INSERT INTO message_state AS s
+           (number, slot, seq, statuses, error_code, changed_at, left_at, sent_at, delivered_at, seen_at, failed_at)
+         SELECT $1, * FROM unnest($2::int4[], $3::int8[], $4::int2[], $5::int4[], $6::int8[],
+           $7::int8[], $8::int8[], $9::int8[], $10::int8[], $11::int8[])
          ON CONFLICT (number, slot, seq) DO UPDATE
-         SET statuses = excluded.statuses, error_code = excluded.error_code, changed_at = excluded.changed_at",
+         SET statuses = excluded.statuses, error_code = excluded.error_code, changed_at = excluded.changed_at,
+           left_at = coalesce(s.left_at, excluded.left_at), sent_at = coalesce(s.sent_at, excluded.sent_at),
+           delivered_at = coalesce(s.delivered_at, excluded.delivered_at), seen_at = coalesce(s.seen_at, excluded.seen_at),
+           failed_at = coalesce(s.failed_at, excluded.failed_at)",
     )
     .bind(number)
     .bind(column(&list, |s| slot(s.slot)))
@@ -99,6 +104,11 @@ fn statuses(number: i64, list: &[StatusRow]) -> Step<'_> {
     .bind(column(&list, |s| i16::from(s.statuses.bits())))
     .bind(column(&list, |s| s.error_code.map(i32::from)))
     .bind(column(&list, |s| s.changed_at_ms))
+    .bind(column(&list, |s| s.times.left))
+    .bind(column(&list, |s| s.times.sent))
+    .bind(column(&list, |s| s.times.delivered))
+    .bind(column(&list, |s| s.times.seen))
+    .bind(column(&list, |s| s.times.failed))
 }
 
 fn outbox_cursors(number: i64, list: &[(Slot, Seq)]) -> Step<'_> {
@@ -125,8 +135,8 @@ fn sessions(number: i64, list: &[SessionRow]) -> Step<'_> {
 
 fn inbound(number: i64, list: &[NewInbound]) -> Step<'_> {
     Step::new(
-        "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body)
-         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[], $5::text[], $6::int8[], $7::bytea[])
+        "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body, stored_at)
+         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[], $5::text[], $6::int8[], $7::bytea[], $8::int8[])
          ON CONFLICT (number, id) DO NOTHING",
     )
     .bind(number)
@@ -136,6 +146,7 @@ fn inbound(number: i64, list: &[NewInbound]) -> Step<'_> {
     .bind(column(list, |m| storable(&m.profile_name)))
     .bind(column(list, |m| m.sent_at_ms))
     .bind(column(list, |m| &*m.body))
+    .bind(column(list, |m| m.stored_at_ms))
 }
 
 fn inbound_read(number: i64, ids: &[String]) -> Step<'_> {

@@ -20,7 +20,7 @@ mod tls;
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{ConnectOptions, Connection, migrate::Migrator, postgres::PgConnectOptions};
 
 use self::{
@@ -28,17 +28,14 @@ use self::{
     tls::Security,
 };
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
-    OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
-    address::{Address, Host, Invalid, Server},
+    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
+    Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, WRITERS,
     all_slots,
+    address::{Address, Host, Invalid, Server},
+    version,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
-
-/// While one commit waits for the disk, the next one is built.
-const WRITERS: usize = 2;
-const READERS: usize = 4;
 
 /// The PostgreSQL back end.
 pub struct PostgresStore {
@@ -55,7 +52,7 @@ impl PostgresStore {
     pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
         let (address, security) = address(url).map_err(|cause| Error::Failed(cause.to_string()))?;
         let pool = |size| Connections::new(&address, &security, application_name, SESSION, size);
-        let (writer, reader) = (pool(WRITERS)?, pool(READERS)?);
+        let (writer, reader) = (pool(WRITERS as usize)?, pool(READERS as usize)?);
         drop(reader.get().await?);
         Ok(Self { writer, reader, application_name: application_name.to_owned(), address, security })
     }
@@ -100,6 +97,8 @@ impl Store for PostgresStore {
     async fn migrate(&self) -> Result<()> {
         let unavailable = |cause: sqlx::Error| Error::Unavailable(format!("migration: {cause}"));
         let mut connection = self.sqlx_options().connect().await.map_err(unavailable)?;
+        let said: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await.map_err(unavailable)?;
+        version::postgres(&said).map_err(|too_old| Error::Failed(too_old.to_string()))?;
         let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
         migrations.create_schema("estafet");
         migrations.dangerous_set_table_name("estafet._sqlx_migrations");
@@ -175,6 +174,10 @@ impl Store for PostgresStore {
 
     async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
         read::messages(&self.reader, number, at).await
+    }
+
+    async fn message_of(&self, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
+        read::message_of(&self.reader, number, key).await
     }
 
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {

@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use estafet_model::{EndpointId, Seq, Slot, WaId};
+use estafet_model::{EndpointId, IdKey, Seq, Slot, WaId};
 use tokio_postgres::Row;
 
 use super::{
@@ -80,12 +80,19 @@ pub(super) async fn messages(reader: &Connections, number: WaId, places: &[(Slot
     Ok(rows.iter().filter_map(message).collect())
 }
 
+pub(super) async fn message_of(reader: &Connections, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
+    let step =
+        Step::new("SELECT slot, seq, id_key, recipient, accepted_at, body FROM message_out WHERE id_key = $1 AND number = $2");
+    let rows = reader.query(step.bind(key.0.to_vec()).bind(number.as_i64())).await?;
+    Ok(rows.iter().find_map(message))
+}
+
 pub(super) async fn statuses(reader: &Connections, number: WaId, places: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
     let step = Step::new(
-        "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at
+        "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at, s.left_at, s.sent_at, s.delivered_at, s.seen_at, s.failed_at
          FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
          CROSS JOIN LATERAL (
            SELECT s.* FROM message_state s WHERE s.number = $1 AND s.slot = w.slot AND s.seq = w.seq LIMIT 1) s",
@@ -93,7 +100,13 @@ pub(super) async fn statuses(reader: &Connections, number: WaId, places: &[(Slot
     let rows = reader.query(at(step.bind(number.as_i64()), places)).await?;
     let decoded = rows.iter().filter_map(|row| {
         let error_code: Option<i32> = row.get(3);
-        decode::status(position(row), row.get::<_, i16>(2).into(), error_code.map(i64::from), row.get(4))
+        decode::status(decode::Status {
+            at: position(row),
+            statuses: row.get::<_, i16>(2).into(),
+            error_code: error_code.map(i64::from),
+            changed_at_ms: row.get(4),
+            times: [5, 6, 7, 8, 9].map(|column| row.get(column)),
+        })
     });
     Ok(decoded.collect())
 }
@@ -155,11 +168,12 @@ pub(super) async fn inbound(reader: &Connections, number: WaId, ids: &[String]) 
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let step = Step::new("SELECT id, sender, read_at IS NOT NULL FROM message_in WHERE number = $1 AND id = ANY($2::text[])")
-        .bind(number.as_i64())
-        .bind(ids.iter().map(|id| storable(id)).collect::<Vec<_>>());
+    let step =
+        Step::new("SELECT id, sender, sent_at, stored_at, read_at FROM message_in WHERE number = $1 AND id = ANY($2::text[])")
+            .bind(number.as_i64())
+            .bind(ids.iter().map(|id| storable(id)).collect::<Vec<_>>());
     let rows = reader.query(step).await?;
-    Ok(rows.iter().filter_map(|row| decode::inbound(row.get(0), row.get(1), row.get(2))).collect())
+    Ok(rows.iter().filter_map(|row| decode::inbound(row.get(0), (row.get(1), row.get(2), row.get(3), row.get(4)))).collect())
 }
 
 pub(super) async fn sessions(reader: &Connections, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {

@@ -92,11 +92,17 @@ async fn statuses(tx: &mut SqliteConnection, number: i64, list: &[StatusRow]) ->
     if list.is_empty() {
         return Ok(());
     }
-    let rows = json(list.iter().map(|s| (s.slot.get(), s.seq.get(), s.statuses.bits(), s.error_code, s.changed_at_ms)));
-    let sql = "INSERT INTO message_state (number, slot, seq, statuses, error_code, changed_at)
-         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?2) WHERE true
+    let row = |s: &StatusRow| (s.slot.get(), s.seq.get(), s.statuses.bits(), s.error_code, s.changed_at_ms, s.times.columns());
+    let sql = "INSERT INTO message_state
+           (number, slot, seq, statuses, error_code, changed_at, left_at, sent_at, delivered_at, seen_at, failed_at)
+         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, value->>'$[5][0]', value->>'$[5][1]',
+           value->>'$[5][2]', value->>'$[5][3]', value->>'$[5][4]' FROM json_each(?2) WHERE true
          ON CONFLICT (number, slot, seq) DO UPDATE
-         SET statuses = excluded.statuses, error_code = excluded.error_code, changed_at = excluded.changed_at";
+         SET statuses = excluded.statuses, error_code = excluded.error_code, changed_at = excluded.changed_at,
+           left_at = coalesce(left_at, excluded.left_at), sent_at = coalesce(sent_at, excluded.sent_at),
+           delivered_at = coalesce(delivered_at, excluded.delivered_at), seen_at = coalesce(seen_at, excluded.seen_at),
+           failed_at = coalesce(failed_at, excluded.failed_at)";
+    let rows = json(list.iter().map(row));
     sqlx::query(sql).bind(number).bind(rows).execute(tx).await.map(drop)
 }
 
@@ -129,10 +135,10 @@ async fn inbound(tx: &mut SqliteConnection, number: i64, list: &[NewInbound]) ->
     let mut packed = Packed::new();
     let rows = json(list.iter().map(|m| {
         let (start, length) = packed.push(&m.body);
-        (storable(&m.id), m.slot.get(), m.sender.as_i64(), storable(&m.profile_name), m.sent_at_ms, start, length)
+        (storable(&m.id), m.slot.get(), m.sender.as_i64(), storable(&m.profile_name), m.sent_at_ms, start, length, m.stored_at_ms)
     }));
-    let sql = "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body)
-         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, substr(?3, value->>5, value->>6)
+    let sql = "INSERT INTO message_in (number, id, slot, sender, profile_name, sent_at, body, stored_at)
+         SELECT ?1, value->>0, value->>1, value->>2, value->>3, value->>4, substr(?3, value->>5, value->>6), value->>7
          FROM json_each(?2) WHERE true ON CONFLICT (number, id) DO NOTHING";
     sqlx::query(sql).bind(number).bind(rows).bind(packed.into_bytes()).execute(tx).await.map(drop)
 }

@@ -22,7 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
 use sqlx::{
     SqlitePool,
     migrate::Migrator,
@@ -193,6 +193,10 @@ impl Store for SqliteStore {
 
     async fn messages(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
         read::messages(&self.reader, number, at).await.map_err(error)
+    }
+
+    async fn message_of(&self, number: WaId, key: IdKey) -> Result<Option<MessageRow>> {
+        read::message_of(&self.reader, number, key).await.map_err(error)
     }
 
     async fn statuses(&self, number: WaId, at: &[(Slot, Seq)]) -> Result<Vec<StatusRow>> {

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use estafet_model::{EndpointId, Seq, Slot, WaId};
+use estafet_model::{EndpointId, IdKey, Seq, Slot, WaId};
 use sqlx::{FromRow, SqlitePool};
 
 use super::{callbacks::Event, commit::positions};
@@ -24,9 +24,38 @@ struct Message {
     body: Vec<u8>,
 }
 
+#[derive(FromRow)]
+struct State {
+    slot: i64,
+    seq: i64,
+    statuses: i64,
+    error_code: Option<i64>,
+    changed_at: i64,
+    left_at: Option<i64>,
+    sent_at: Option<i64>,
+    delivered_at: Option<i64>,
+    seen_at: Option<i64>,
+    failed_at: Option<i64>,
+}
+
+impl From<State> for decode::Status {
+    fn from(row: State) -> Self {
+        Self {
+            at: (row.slot, row.seq),
+            statuses: row.statuses,
+            error_code: row.error_code,
+            changed_at_ms: row.changed_at,
+            times: [row.left_at, row.sent_at, row.delivered_at, row.seen_at, row.failed_at],
+        }
+    }
+}
+
 fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
     rows.into_iter().filter_map(|m| decode::message((m.slot, m.seq), &m.id_key, m.recipient, m.accepted_at, m.body)).collect()
 }
+
+/// An incoming message: its id, sender, and when it was sent, stored and read.
+type Inbound = (String, i64, i64, Option<i64>, Option<i64>);
 
 /// An owner row, in the order of the columns.
 type Owner = (i64, i64, i64, i64, String, Vec<u8>, String);
@@ -90,19 +119,31 @@ pub(super) async fn messages(reader: &SqlitePool, number: WaId, at: &[(Slot, Seq
     Ok(decoded(rows))
 }
 
+pub(super) async fn message_of(reader: &SqlitePool, number: WaId, key: IdKey) -> Db<Option<MessageRow>> {
+    let rows = sqlx::query_as(
+        "SELECT slot, seq, id_key, recipient, accepted_at, body FROM message_out WHERE id_key = ?1 AND number = ?2",
+    )
+    .bind(key.0.to_vec())
+    .bind(number.as_i64())
+    .fetch_all(reader)
+    .await?;
+    Ok(decoded(rows).pop())
+}
+
 pub(super) async fn statuses(reader: &SqlitePool, number: WaId, at: &[(Slot, Seq)]) -> Db<Vec<StatusRow>> {
     if at.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<(i64, i64, i64, Option<i64>, i64)> = sqlx::query_as(
-        "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at FROM json_each(?2) w
+    let rows: Vec<State> = sqlx::query_as(
+        "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at, s.left_at, s.sent_at, s.delivered_at, s.seen_at,
+           s.failed_at FROM json_each(?2) w
          CROSS JOIN message_state s ON s.number = ?1 AND s.slot = w.value->>0 AND s.seq = w.value->>1",
     )
     .bind(number.as_i64())
     .bind(positions(at))
     .fetch_all(reader)
     .await?;
-    Ok(rows.into_iter().filter_map(|(slot, seq, bits, code, at)| decode::status((slot, seq), bits, code, at)).collect())
+    Ok(rows.into_iter().filter_map(|row| decode::status(row.into())).collect())
 }
 
 pub(super) async fn events(
@@ -173,15 +214,16 @@ pub(super) async fn inbound(reader: &SqlitePool, number: WaId, ids: &[String]) -
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<(String, i64, bool)> = sqlx::query_as(
-        "SELECT id, sender, read_at IS NOT NULL FROM message_in
+    let rows: Vec<Inbound> = sqlx::query_as(
+        "SELECT id, sender, sent_at, stored_at, read_at FROM message_in
          WHERE number = ?1 AND id IN (SELECT value FROM json_each(?2))",
     )
     .bind(number.as_i64())
     .bind(json(ids.iter().map(|id| storable(id))))
     .fetch_all(reader)
     .await?;
-    Ok(rows.into_iter().filter_map(|(id, sender, read)| decode::inbound(id, sender, read)).collect())
+    let decoded = |(id, sender, sent, stored, read)| decode::inbound(id, (sender, sent, stored, read));
+    Ok(rows.into_iter().filter_map(decoded).collect())
 }
 
 pub(super) async fn sessions(reader: &SqlitePool, number: WaId, peers: &[WaId]) -> Db<Vec<SessionRow>> {

@@ -82,6 +82,7 @@ pub(crate) fn inbound(id: &str) -> NewInbound {
         sender: recipient(5),
         profile_name: "Ana \u{1f600} \0 \"'".to_owned(),
         sent_at_ms: NOW,
+        stored_at_ms: NOW + 7,
         body: Bytes::from_static(ANY_BYTES),
     }
 }

@@ -71,6 +71,7 @@ pub(crate) async fn a_fenced_commit_writes_nothing(store: SharedStore) {
             seq: seq(1),
             statuses: estafet_model::StatusSet::from_bits(1),
             error_code: None,
+            times: estafet_store::Times::default(),
             changed_at_ms: NOW,
         }],
         events_done: vec![event_at(7, 1)],

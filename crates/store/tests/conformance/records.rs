@@ -4,6 +4,7 @@ use bytes::Bytes;
 use estafet_model::{EndpointId, StatusSet};
 use estafet_store::{
     Batch, Committed, ContactRow, Counts, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow,
+    Times,
 };
 
 use crate::given::*;
@@ -15,6 +16,7 @@ fn status(at: (u32, i64), bits: u8, error_code: Option<u16>) -> StatusRow {
         statuses: StatusSet::from_bits(bits),
         error_code,
         changed_at_ms: NOW + i64::from(bits),
+        times: Times::default(),
     }
 }
 
@@ -81,7 +83,7 @@ pub(crate) async fn a_repeated_batch_is_harmless(store: SharedStore) {
         assert_eq!(places(outbox.iter().map(|m| (&m.slot, &m.seq))), [(1, 2)]);
         assert_eq!(store.statuses(number(), &[(slot(1), seq(1))]).await.unwrap(), batch.statuses);
         assert_eq!(store.sessions(number(), &[recipient(1)]).await.unwrap(), batch.sessions);
-        assert!(store.inbound(number(), &batch.inbound_read).await.unwrap()[0].read);
+        assert!(store.inbound(number(), &batch.inbound_read).await.unwrap()[0].is_read());
     }
 }
 
@@ -126,6 +128,26 @@ pub(crate) async fn statuses_are_replaced(store: SharedStore) {
     let mut read = store.statuses(number(), &[(slot(1), seq(1)), (slot(2), seq(1)), (slot(3), seq(1))]).await.unwrap();
     read.sort_by_key(|s| s.slot);
     assert_eq!(read, [status((1, 1), 8, Some(65_535)), status((2, 1), 1, None)]);
+}
+
+pub(crate) async fn times_of_a_message_stay_as_they_were_noted_first(store: SharedStore) {
+    let fence = owner(&*store).await;
+    store.commit(&fence, &messages([message((1, 1), 1), message((2, 1), 2)])).await.unwrap();
+    let write = async |bits, times| {
+        let row = StatusRow { times, ..status((1, 1), bits, None) };
+        store.commit(&fence, &Batch { statuses: vec![row], ..Batch::default() }).await.unwrap();
+    };
+    write(1, Times { left: Some(NOW), sent: Some(NOW + 5), ..Times::default() }).await;
+    write(3, Times { sent: Some(NOW + 9), delivered: Some(NOW + 8), ..Times::default() }).await;
+    write(7, Times { seen: Some(NOW + 20), failed: Some(1), ..Times::default() }).await;
+    let found = store.message_of(number(), message((1, 1), 1).id_key).await.unwrap().unwrap();
+    assert_eq!((found.slot, found.seq, found.recipient), (slot(1), seq(1), recipient(1)));
+    let read = store.statuses(number(), &[(found.slot, found.seq)]).await.unwrap().remove(0);
+    let expected =
+        Times { left: Some(NOW), sent: Some(NOW + 5), delivered: Some(NOW + 8), seen: Some(NOW + 20), failed: Some(1) };
+    assert_eq!((read.statuses.bits(), read.times), (7, expected));
+    assert!(store.message_of(number(), message((1, 1), 9).id_key).await.unwrap().is_none());
+    assert!(store.message_of(other_number(), message((1, 1), 1).id_key).await.unwrap().is_none());
 }
 
 pub(crate) async fn the_same_row_twice_in_a_batch_takes_the_last(store: SharedStore) {
@@ -206,7 +228,9 @@ pub(crate) async fn incoming_messages_are_stored_once(store: SharedStore) {
     store.commit(&fence, &batch).await.unwrap();
     let mut read = store.inbound(number(), &[ids.to_vec(), vec!["in-9".to_owned()]].concat()).await.unwrap();
     read.sort_by(|a, b| a.id.cmp(&b.id));
-    let read: Vec<_> = read.iter().map(|row| (row.id.as_str(), row.sender, row.read)).collect();
+    let read: Vec<_> = read.iter().map(|row| (row.id.as_str(), row.sender, row.is_read())).collect();
+    let row = store.inbound(number(), &ids[..1]).await.unwrap().remove(0);
+    assert_eq!((row.sent_at_ms, row.stored_at_ms), (NOW, Some(NOW + 7)));
     assert_eq!(read, [("in-1", recipient(5), false), ("in-2", recipient(5), true), ("nul\u{fffd}", recipient(5), false)]);
 }
 
@@ -259,7 +283,7 @@ pub(crate) async fn numbers_do_not_see_each_other(store: SharedStore) {
     store.commit(&theirs, &batch).await.unwrap();
     assert_eq!(store.backlog(number(), mine.slots()).await.unwrap(), (1, 1));
     assert_eq!(store.backlog(other_number(), mine.slots()).await.unwrap(), (0, 0));
-    assert!(!store.inbound(number(), &["in-1".to_owned()]).await.unwrap()[0].read);
+    assert!(!store.inbound(number(), &["in-1".to_owned()]).await.unwrap()[0].is_read());
     let body = store.outbox(number(), &[(slot(1), seq(0))], 9).await.unwrap().remove(0).body;
     assert_eq!(body, "body 1");
 }

@@ -51,6 +51,7 @@ pub fn login(login: &Login) -> chat::Login {
             fallback_key: login.keys.fallback_key.clone(),
             fallback_signature: login.keys.fallback_signature.clone(),
         }),
+        protocol: estafet_chatd::PROTOCOL,
     }
 }
 

@@ -32,8 +32,12 @@ impl Network {
     }
 
     pub async fn start_with(config: Config) -> Self {
+        Self::start_at(config, Clock::system()).await
+    }
+
+    pub async fn start_at(config: Config, clock: Clock) -> Self {
         let tasks = Tasks::new();
-        let chatd = estafet_chatd::start(config, Clock::system(), tasks.clone()).await.unwrap();
+        let chatd = estafet_chatd::start(config, clock, tasks.clone()).await.unwrap();
         Self { chatd, tasks }
     }
 
@@ -89,8 +93,12 @@ pub struct Business {
 
 impl Business {
     pub fn new() -> Self {
+        Self::of(15_550_000_001)
+    }
+
+    pub fn of(number: u64) -> Self {
         Self {
-            number: WaId::from_u64(15_550_000_001).unwrap(),
+            number: WaId::from_u64(number).unwrap(),
             account: Account::new(),
             static_key: StaticKey::generate(),
             ratchets: HashMap::new(),

@@ -3,8 +3,14 @@
 use estafet_model::ApiError;
 use serde_json::{Value, json};
 
-use super::super::{Rules, accept};
-use crate::template::{Library, library};
+use super::{
+    super::{Rules, accept, hsm},
+    read,
+};
+use crate::{
+    json::parse_object,
+    template::{self, Library, library},
+};
 
 const PLAIN: &str = "order_update";
 const RICH: &str = "rich";
@@ -33,10 +39,32 @@ fn templates() -> Library {
     ]))
 }
 
+/// What travels, and beside it what a person sees.
 fn sent(kind: &str, template: Value) -> Result<Value, ApiError> {
-    let request = json!({ "to": "16315551234", "type": kind, kind: template });
+    let (request, templates) = (json!({ "to": "16315551234", "type": kind, kind: template }).to_string(), templates());
+    let rules = Rules { sender: "15550000001".parse().unwrap(), strict: true, templates: &templates };
+    let accepted = accept(request.as_bytes(), rules)?;
+    let mut sent: Value = serde_json::from_slice(&accepted.body).unwrap();
+    // The text does not travel: it was made to check it.
+    assert!(sent.get("rendered").is_none(), "{sent}");
+    let request = parse_object(request.as_bytes()).unwrap();
+    let filled = if kind == "hsm" { hsm::read(&request, &templates) } else { read(&request, &templates) };
+    sent["rendered"] = serde_json::to_value(template::render(&templates, &filled.unwrap().template)?).unwrap();
+    Ok(sent)
+}
+
+#[test]
+fn r178_names_and_parameters_travel_and_the_text_does_not() {
+    let request = json!({ "to": "16315551234", "type": "template", "template": rich(|_| {}) }).to_string();
     let rules = Rules { sender: "15550000001".parse().unwrap(), strict: true, templates: &templates() };
-    accept(request.to_string().as_bytes(), rules).map(|accepted| serde_json::from_slice(&accepted.body).unwrap())
+    let accepted = accept(request.as_bytes(), rules).unwrap();
+    let sent: Value = serde_json::from_slice(&accepted.body).unwrap();
+    assert_eq!(sent["template"]["components"][1], body(json!([text("Ana")])));
+    let members: Vec<&String> = sent["template"].as_object().unwrap().keys().collect();
+    assert_eq!(members, ["components", "language", "name", "namespace"]);
+    for text in ["Hi ", "Bye", "Track", "example.org/t/"] {
+        assert!(!sent.to_string().contains(text), "{text} is in {sent}");
+    }
 }
 
 fn of(name: &str, components: Value) -> Value {

@@ -1,0 +1,128 @@
+//! Sending: what the business learns of its messages, and what it cannot learn.
+
+use std::collections::BTreeSet;
+
+use estafet_harness::{Api, Sink, client::until};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::world::{ANA, KERRY, World};
+
+/// A phone of the sandbox that reads what it gets.
+const OTHER: &str = "15550001001";
+
+/// A body without what differs between any two messages: numbers, ids, moments.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), shape(value))).collect(),
+        Value::Array(items) => items.iter().map(shape).collect(),
+        Value::String(text) if text.len() > 9 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) => {
+            json!("...")
+        }
+        other => other.clone(),
+    }
+}
+
+/// Everything that a business hears of a message to a phone that takes nothing.
+async fn heard(admin: &Api, sink: &Sink, phone: &str) -> anyhow::Result<Vec<Value>> {
+    let message = json!({ "to": phone, "text": { "body": "anybody there?" } });
+    let answer = admin.call(Method::POST, "/v1/messages", Some(&message)).await?;
+    let id = answer.text_at("/messages/0/id").unwrap_or_default().to_owned();
+    sink.wait_for_status(&id, "sent").await?;
+    let contacts = admin.contacts(&[phone]).await?;
+    let health = admin.call(Method::GET, "/v1/health", None).await?;
+    // What happens to others meanwhile proves that nothing more is to come.
+    let later = admin.send_text(OTHER, "later").await?;
+    sink.wait_for_status(&later, "read").await?;
+    let callbacks = sink.arrivals().into_iter().filter(|arrival| arrival.contact.as_deref() == Some(phone));
+    let callbacks: Vec<Value> = callbacks.map(|arrival| shape(&arrival.event)).collect();
+    Ok([vec![shape(&answer.body), shape(&contacts), shape(&health.body)], callbacks].concat())
+}
+
+fn names_of_metrics(text: &str) -> BTreeSet<&str> {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    samples.filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect()
+}
+
+#[tokio::test]
+async fn r86_r104_r105_r106_r107_a_phone_that_blocked_looks_like_one_out_of_reach() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    world.report_sent().await?;
+    let (admin, sink) = (&world.admin, &world.sink);
+    admin.set_phone(KERRY, "offline").await?;
+    let out_of_reach = heard(admin, sink, KERRY).await?;
+    // The first look is measured too, and seen by the second.
+    admin.metrics().await?;
+    let measured = admin.metrics().await?;
+    admin.set_phone(ANA, "block").await?;
+    let blocked = heard(admin, sink, ANA).await?;
+    assert_eq!(blocked, out_of_reach);
+    assert_eq!(out_of_reach[3]["statuses"][0]["status"], "sent");
+    assert_eq!(out_of_reach.len(), 4, "a delivery that is merely late is no failure: {out_of_reach:#?}");
+    let contact = admin.contacts(&[ANA]).await?;
+    assert_eq!(contact, json!([{ "input": ANA, "status": "valid", "wa_id": ANA }]));
+    let after = admin.metrics().await?;
+    let new: Vec<&str> = names_of_metrics(&after).difference(&names_of_metrics(&measured)).copied().collect();
+    assert!(new.is_empty() && !after.to_lowercase().contains("block"), "measured only since somebody blocked: {new:?}");
+
+    // Who comes into reach gets everything; who lifts the block gets what is sent from then on.
+    for phone in [KERRY, ANA] {
+        admin.set_phone(phone, "read").await?;
+        let again = admin.send_text(phone, "again").await?;
+        sink.wait_for_status(&again, "read").await?;
+    }
+    let texts = async |phone| {
+        let messages = admin.inbox(phone).await?.messages;
+        anyhow::Ok(messages.iter().map(|message| message.text().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(texts(KERRY).await?, ["anybody there?", "again"]);
+    assert_eq!(texts(ANA).await?, ["again"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn r113_r115_who_waits_for_delivered_has_the_order_and_links_go_through_untouched() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let text = "see https://example.org/a?b=c#d *now* _please_ ~never~ ```x``` and http://example.org/";
+    let first = json!({ "to": KERRY, "type": "text", "preview_url": true, "text": { "body": text } });
+    let first = world.admin.send(&first).await?;
+    world.sink.wait_for_status(&first, "delivered").await?;
+    let second = world.admin.send_text(KERRY, "second").await?;
+    world.sink.wait_for_status(&second, "delivered").await?;
+    let messages = world.admin.inbox(KERRY).await?.messages;
+    assert_eq!(messages.iter().map(|message| &message.id).collect::<Vec<_>>(), [&first, &second]);
+    assert_eq!(messages[0].content, json!({ "type": "text", "text": { "body": text }, "preview_url": true }));
+    Ok(())
+}
+
+/// The count of a histogram and the sum of its values.
+fn histogram(metrics: &str, name: &str) -> (u64, f64) {
+    let value = |part: &str| {
+        let name = format!("{name}_{part}");
+        let of = |line: &str| line.strip_prefix(name.as_str())?.rsplit(' ').next()?.parse::<f64>().ok();
+        metrics.lines().filter_map(of).sum::<f64>()
+    };
+    (value("count") as u64, value("sum"))
+}
+
+#[tokio::test]
+async fn r121_our_part_of_a_delivery_and_the_phones_are_measured_apart() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let (ours, theirs) = ("message_network_seconds", "message_delivery_seconds");
+    world.admin.set_phone(KERRY, "offline").await?;
+    let late = world.admin.send_text(KERRY, "for later").await?;
+    let prompt = world.admin.send_text(ANA, "now").await?;
+    world.sink.wait_for_status(&prompt, "read").await?;
+    let taken = async || Ok(histogram(&world.admin.metrics().await?, ours).0 == 2);
+    until("both messages were taken by the network", taken).await?;
+    let before = world.admin.metrics().await?;
+    assert_eq!(histogram(&before, theirs).0, 1, "only one phone has its message");
+    assert!(before.contains(r#"status="delivered""#) && before.contains(r#"status="sent""#), "{before}");
+
+    world.admin.set_phone(KERRY, "read").await?;
+    world.sink.wait_for_status(&late, "read").await?;
+    let after = world.admin.metrics().await?;
+    assert_eq!(histogram(&after, ours), histogram(&before, ours), "a phone that is late takes none of our time");
+    assert_eq!(histogram(&after, theirs).0, 2);
+    Ok(())
+}

@@ -117,7 +117,14 @@ impl Shard {
     }
 
     /// Records a status of a message and tells it, if it is news; says whether it was.
-    pub(super) fn reached(&mut self, at: (Slot, Seq), id: &MessageId, status: Status, at_ms: i64, error_code: Option<u16>) -> bool {
+    pub(super) fn reached(
+        &mut self,
+        at: (Slot, Seq),
+        id: &MessageId,
+        status: Status,
+        at_ms: i64,
+        error_code: Option<u16>,
+    ) -> bool {
         self.reached_after(at, id, status, at_ms, error_code, None)
     }
 

@@ -28,11 +28,11 @@ use self::{
     tls::Security,
 };
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow,
-    Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, WRITERS,
-    all_slots,
+    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
+    OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
+    WRITERS,
     address::{Address, Host, Invalid, Server},
-    version,
+    all_slots, version,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");

@@ -84,7 +84,7 @@ impl Mode {
             Self::Spam => Some(Code::SpamRateLimitHit),
             Self::Experiment => Some(Code::Experiment),
             Self::Left => Some(Code::UserNotValid),
-            Self::Read | Self::Deliver | Self::Ignore | Self::Offline | Self::Block => None,
+            Self::Read | Self::Deliver | Self::Ignore | Self::Offline | Self::Block | Self::Outdated => None,
         }
     }
 

@@ -291,8 +291,14 @@ pub(crate) async fn numbers_do_not_see_each_other(store: SharedStore) {
 pub(crate) async fn what_there_is_is_counted(store: SharedStore) {
     let fence = owner(&*store).await;
     assert_eq!(store.counts(number()).await.unwrap(), Counts::default());
-    let settled =
-        StatusRow { slot: slot(1), seq: seq(1), statuses: StatusSet::from_bits(1), error_code: None, changed_at_ms: NOW };
+    let settled = StatusRow {
+        slot: slot(1),
+        seq: seq(1),
+        statuses: StatusSet::from_bits(1),
+        error_code: None,
+        changed_at_ms: NOW,
+        times: Times::default(),
+    };
     let batch = Batch {
         messages: vec![message((1, 1), 1), message((1, 2), 2), message((900, 3), 3)],
         statuses: vec![settled],

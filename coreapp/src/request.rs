@@ -3,10 +3,30 @@
 use bytes::Bytes;
 use estafet_model::{ApiError, Code, EndpointId, Epoch, IdKey, Seq, Slot, WaId};
 use estafet_proto::v1::{self, move_callbacks::How, outcome::Result as Answer, request::Action as Wire};
-use estafet_store::EventRef;
+use estafet_store::{Digest, EventRef};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::stats::Measure;
+
+/// A key that a caller gave a send, so that repeating it is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallerKey {
+    /// Of key and recipient.
+    pub hash: Digest,
+    /// Of the request.
+    pub fingerprint: Digest,
+}
+
+impl CallerKey {
+    /// Reads both of the wire: 16 bytes each, or nothing.
+    fn parse(hash: &[u8], fingerprint: &[u8]) -> Result<Option<Self>, ApiError> {
+        if hash.is_empty() && fingerprint.is_empty() {
+            return Ok(None);
+        }
+        let wrong = |_| ApiError::invalid("key_hash", "has a wrong length");
+        Ok(Some(Self { hash: hash.try_into().map_err(wrong)?, fingerprint: fingerprint.try_into().map_err(wrong)? }))
+    }
+}
 
 /// What a webapp asks of the owner of a slot.
 #[derive(Debug)]
@@ -19,6 +39,8 @@ pub enum Action {
         id_key: IdKey,
         /// Canonical JSON.
         body: Bytes,
+        /// The key its caller gave it.
+        key: Option<CallerKey>,
     },
     /// The business read an incoming message.
     MarkRead {
@@ -130,7 +152,12 @@ pub const MOST_CALLBACKS: usize = 512;
 
 /// The request was carried out.
 pub fn done() -> Answer {
-    Answer::Done(v1::Done {})
+    Answer::Done(v1::Done::default())
+}
+
+/// The request was carried out before, under this id.
+pub fn done_as(id_key: IdKey) -> Answer {
+    Answer::Done(v1::Done { id_key: Bytes::copy_from_slice(&id_key.0) })
 }
 
 /// This node does not own the slot.
@@ -154,6 +181,7 @@ pub fn refused(error: &ApiError) -> Answer {
         code: error.code.number().into(),
         details: error.details.to_string(),
         retryable: error.is_retryable(),
+        http_status: error.http_status.map_or(0, u32::from),
     })
 }
 
@@ -170,6 +198,7 @@ pub fn parse(request: v1::Request) -> Result<(WaId, Slot, Action), ApiError> {
             recipient: WaId::from_u64(submit.recipient).map_err(|error| ApiError::invalid("recipient", error))?,
             id_key: IdKey::from_slice(&submit.id_key).ok_or_else(|| ApiError::invalid("id_key", "has a wrong length"))?,
             body: submit.body,
+            key: CallerKey::parse(&submit.key_hash, &submit.fingerprint)?,
         },
         Wire::MarkRead(mark) => Action::MarkRead { message_id: mark.message_id },
         Wire::MoveCallbacks(moved) => move_callbacks(slot, &moved)?,

@@ -2,6 +2,8 @@
 
 #[path = "shard/identity.rs"]
 mod identity;
+#[path = "shard/keys.rs"]
+mod keys;
 #[path = "shard/limits.rs"]
 mod limits;
 
@@ -60,6 +62,7 @@ struct Bench {
     connections: mpsc::Receiver<Peer>,
     store: SharedStore,
     fence: Fence,
+    clock: Clock,
     ids: Mutex<IdGenerator>,
     _dir: tempfile::TempDir,
 }
@@ -104,7 +107,7 @@ async fn bench_with(config: Config) -> Bench {
 impl Bench {
     fn submit_with(&self, id_key: IdKey, body: &str) -> oneshot::Receiver<v1::Outcome> {
         let (reply, outcome) = oneshot::channel();
-        let action = Action::Submit { recipient: phone(), id_key, body: Bytes::copy_from_slice(body.as_bytes()) };
+        let action = Action::Submit { recipient: phone(), id_key, body: Bytes::copy_from_slice(body.as_bytes()), key: None };
         self.node.dispatch(number(), Slot::of(phone()), action, Reply::Single(reply));
         outcome
     }

@@ -8,6 +8,7 @@ mod conflict;
 mod dead_letters;
 mod endpoints;
 mod first_login;
+mod idempotency;
 mod identity;
 mod limits;
 mod media;

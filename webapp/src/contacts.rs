@@ -197,7 +197,7 @@ impl Contacts {
                 let there: HashSet<u64> = states.iter().filter(|state| state.on_network).map(|state| state.wa_id).collect();
                 group.into_iter().map(|number| (number, there.contains(&number.as_u64()))).collect()
             }
-            Ok(Reply::Done | Reply::Identity(_)) => Vec::new(),
+            Ok(Reply::Done(_) | Reply::Identity(_)) => Vec::new(),
             Err(error) => {
                 tracing::debug!(%error, "contacts not looked up");
                 Vec::new()

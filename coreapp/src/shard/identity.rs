@@ -1,85 +1,26 @@
-//! Identities of users: noticed, told, acknowledged, and what waits until it is known whose they are.
+//! Identities of users: noticed, told, acknowledged.
 //!
 //! With `show_security_notifications` a user whose identity changed gets nothing until the business has acknowledged
 //! the new one: what is asked for is refused (1028), what was accepted before fails (480). Without it a change is
 //! taken as it comes. The notice of a change is written in the transaction of the change, so it is told once, and
 //! whoever owns the shard next knows as much.
-//!
-//! Requests about a user who is not in memory wait, in their order, for the row; one look-up serves all that wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use estafet_model::{ApiError, Code, MessageId, Slot, WaId};
 use estafet_proto::v1::{self, outcome::Result as Answer};
-use estafet_store::{NewInbound, SessionRow};
+use estafet_store::NewInbound;
 use estafet_upstream::e2e::IdentityKey;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{Answered, Order, Shard};
+use super::{Answered, Shard};
 use crate::{
     core::{event, peer::Peer, pending::Effect},
-    request::{Action, Reply, ShardRequest, done, refused},
+    request::{Reply, done, refused},
 };
 
-/// Users looked up with one statement.
-const LOOK_UP: usize = 256;
-
 impl Shard {
-    /// The user who must be known before a request can be decided.
-    pub(super) fn concerns(&self, action: &Action) -> Option<WaId> {
-        match action {
-            Action::Submit { recipient, .. } => self.settings.settings.show_security_notifications.then_some(*recipient),
-            Action::ReadIdentity { user } | Action::AcknowledgeIdentity { user, .. } => Some(*user),
-            Action::MarkRead { .. } | Action::MoveCallbacks { .. } | Action::CheckContacts { .. } | Action::CollectMedia => None,
-        }
-    }
-
-    /// Has a request wait for its user, if it must; gives it back if not.
-    pub(super) fn park(&mut self, request: ShardRequest) -> Option<ShardRequest> {
-        let Some(user) = self.concerns(&request.action) else { return Some(request) };
-        if self.parked.is_empty() && self.peers.contains(&user) {
-            return Some(request);
-        }
-        if self.database_lost_since.is_some() {
-            request.reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
-            return None;
-        }
-        self.parked.push_back((user, request));
-        None
-    }
-
-    /// Looks up the users that requests wait for, one statement at a time.
-    pub(super) fn ask_for_peers(&mut self) {
-        if self.asking_for_peers || self.parked.is_empty() {
-            return;
-        }
-        let unknown = self.parked.iter().map(|(user, _)| *user).filter(|user| !self.peers.contains(user));
-        let mut users: Vec<WaId> = unknown.take(LOOK_UP).collect();
-        users.sort_unstable();
-        users.dedup();
-        if users.is_empty() {
-            return self.peers_loaded(&[], Vec::new());
-        }
-        self.asking_for_peers = true;
-        self.orders.push(Order::LoadPeers(users));
-    }
-
-    /// Decides what waited for these users, as far as the order of the requests allows.
-    pub(super) fn peers_loaded(&mut self, asked: &[WaId], rows: Vec<SessionRow>) {
-        self.asking_for_peers = false;
-        let rows: HashMap<WaId, SessionRow> = rows.into_iter().map(|row| (row.peer, row)).collect();
-        while let Some((user, _)) = self.parked.front()
-            && (self.peers.contains(user) || asked.binary_search(user).is_ok())
-            && let Some((user, request)) = self.parked.pop_front()
-        {
-            if let Some(row) = rows.get(&user) {
-                self.learn_session(row);
-            }
-            self.carry_out(request);
-        }
-    }
-
     /// Whether nothing may go to a user because of an identity that nobody acknowledged.
     pub(super) fn is_held(&self, user: WaId) -> bool {
         self.settings.settings.show_security_notifications && self.peers.peek(&user).is_some_and(Peer::is_held)

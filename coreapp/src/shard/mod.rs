@@ -11,7 +11,7 @@
 //!
 //! * [`committing`]: the pipeline. [`sending`]: outbox to upstream. [`receiving`]: upstream to database.
 //! * [`requests`]: what webapps ask. [`reporting`]: callbacks, health. [`order`]: inputs and orders.
-//! * [`handing`]: planned moves. [`identity`]: identities of users, and requests that wait to know them.
+//! * [`handing`]: planned moves. [`identity`]: identities of users. [`parking`]: requests that wait for the database.
 
 mod committing;
 pub mod handing;
@@ -19,6 +19,7 @@ mod identity;
 mod keys;
 mod metrics;
 pub mod order;
+mod parking;
 mod receiving;
 mod reporting;
 mod requests;
@@ -34,8 +35,8 @@ use std::{
     time::Instant,
 };
 
-use estafet_model::{SeqAllocator, WaId};
-use estafet_store::Fence;
+use estafet_model::{SeqAllocator, Slot, WaId};
+use estafet_store::{Digest, Fence, SubmissionKey};
 use estafet_upstream::{Command, Delivery};
 use lru::LruCache;
 
@@ -70,6 +71,8 @@ use sending::Preparation;
 /// Users kept with their sessions unpickled. More than one transaction can touch, so one that is evicted has
 /// been committed and can be loaded again.
 const PEERS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Keys of sends remembered: more than are accepted while a look-up runs.
+const KEYS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// Incoming messages remembered: more than one connection delivers before it is acknowledged.
 const INBOUND: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Slots loaded with one statement: 4096 rows, so that no statement over a backlog takes long.
@@ -108,10 +111,12 @@ pub struct Shard {
     peers: LruCache<WaId, Peer>,
     /// Incoming messages that were put into a transaction lately, committed or not.
     inbound: LruCache<String, ()>,
-    /// Requests that wait until their user is known, in order.
-    parked: VecDeque<(WaId, ShardRequest)>,
+    /// Requests that wait until the database was asked, in order.
+    parked: VecDeque<ShardRequest>,
     /// A look-up for them runs.
-    asking_for_peers: bool,
+    looking_up: bool,
+    /// Keys of sends that were used lately.
+    keys_used: LruCache<(Slot, Digest), SubmissionKey>,
     /// Peers that could not decrypt: a new session is opened before anything else is sent to them.
     stale_sessions: HashSet<WaId>,
     pending: Pending<Answered>,
@@ -162,7 +167,8 @@ impl Shard {
             receipts: Receipts::default(),
             peers: LruCache::new(PEERS),
             parked: VecDeque::new(),
-            asking_for_peers: false,
+            looking_up: false,
+            keys_used: LruCache::new(KEYS),
             inbound: LruCache::new(INBOUND),
             stale_sessions: HashSet::new(),
             pending: Pending::default(),
@@ -221,7 +227,7 @@ impl Shard {
             Input::OutboxLoaded(asked, rows) => self.outbox.loaded(&asked, rows, LOAD_ROWS as usize),
             Input::EventsLoaded(endpoint, asked, rows) => self.outlets.loaded(endpoint, &asked, rows, LOAD_ROWS as usize),
             Input::SessionsLoaded(generation, rows) => self.sessions_loaded(generation, rows),
-            Input::PeersLoaded(asked, rows) => self.peers_loaded(&asked, rows),
+            Input::LookedUp(asked, sessions, keys) => self.looked_up(&asked, sessions, keys),
             Input::FactsLoaded(facts) => self.facts_arrived(*facts),
             Input::InboundFound(reply, row) => self.inbound_found(reply, row),
             Input::Connected(result) => self.connected(result),
@@ -240,7 +246,7 @@ impl Shard {
         if self.life.accepts() {
             self.decide_arrived();
         }
-        self.ask_for_peers();
+        self.look_up();
         self.start_commit();
         self.advance_handoff();
         if self.life == Life::Draining && self.committing.is_none() && self.pending.is_empty() && self.outlets.posting() == 0 {
@@ -329,7 +335,7 @@ impl Shard {
             reply.send(elsewhere.clone());
         }
         self.unanswered().for_each(|reply| reply.send(elsewhere.clone()));
-        self.parked.drain(..).for_each(|(_, request)| request.reply.send(elsewhere.clone()));
+        self.parked.drain(..).for_each(|request| request.reply.send(elsewhere.clone()));
     }
 
     fn request(&mut self, request: ShardRequest) {
@@ -344,7 +350,11 @@ impl Shard {
     fn carry_out(&mut self, request: ShardRequest) {
         let ShardRequest { slot, action, reply } = request;
         match action {
-            Action::Submit { recipient, id_key, body } => self.submit(slot, recipient, id_key, body, reply),
+            Action::Submit { recipient, id_key, body, key } => {
+                if let Some(reply) = self.repeated(slot, key, reply) {
+                    self.submit(slot, (recipient, id_key), body, key, reply);
+                }
+            }
             Action::MarkRead { message_id } => self.mark_read(message_id, reply),
             Action::MoveCallbacks { callbacks, how } => self.move_callbacks(callbacks, how, reply),
             Action::CheckContacts { wa_ids } => self.check_contacts(wa_ids, reply),

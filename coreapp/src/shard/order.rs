@@ -8,7 +8,9 @@ use std::{
 };
 
 use estafet_model::{EndpointId, Seq, Slot, WaId};
-use estafet_store::{Batch, Committed, Error, InboundRow, MessageRow, Result, SessionRow, StatusRow, Store, StoredEvent};
+use estafet_store::{
+    Batch, Committed, Digest, Error, InboundRow, MessageRow, Result, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey,
+};
 use estafet_upstream::{ConnectError, Event};
 
 use super::handing::Raised;
@@ -56,8 +58,8 @@ pub enum Input {
     EventsLoaded(EndpointId, Vec<(Slot, Seq)>, Vec<StoredEvent>),
     /// The end of [`Order::LoadSessions`].
     SessionsLoaded(u64, Vec<SessionRow>),
-    /// The end of [`Order::LoadPeers`].
-    PeersLoaded(Vec<WaId>, Vec<SessionRow>),
+    /// The end of [`Order::LookUp`].
+    LookedUp(Lookup, Vec<SessionRow>, Vec<SubmissionKey>),
     /// The end of [`Order::LearnFacts`].
     FactsLoaded(Box<Facts>),
     /// The end of [`Order::FindInbound`].
@@ -98,8 +100,8 @@ pub enum Order {
         /// The peers.
         peers: Vec<WaId>,
     },
-    /// Read the sessions with these users, which requests wait for.
-    LoadPeers(Vec<WaId>),
+    /// Read what requests wait for.
+    LookUp(Lookup),
     /// Read what deliveries are decided with.
     LearnFacts(Questions),
     /// Look an incoming message up.
@@ -118,6 +120,24 @@ pub enum Order {
         /// Without the pause that follows a failure.
         at_once: bool,
     },
+}
+
+/// What must be known before requests can be decided; both in order, each once.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup {
+    /// Users whose sessions are needed.
+    pub users: Vec<WaId>,
+    /// Keys of sends.
+    pub keys: Vec<(Slot, Digest)>,
+}
+
+impl Lookup {
+    /// Asks.
+    pub async fn ask(&self, store: &dyn Store, number: WaId) -> Result<(Vec<SessionRow>, Vec<SubmissionKey>)> {
+        let sessions = if self.users.is_empty() { Vec::new() } else { store.sessions(number, &self.users).await? };
+        let keys = if self.keys.is_empty() { Vec::new() } else { store.submission_keys(number, &self.keys).await? };
+        Ok((sessions, keys))
+    }
 }
 
 /// What must be known before deliveries can be decided.

@@ -10,12 +10,19 @@ use super::{Answered, Order, Shard, Upline};
 use crate::{
     core::{event, pending::Effect},
     media::Collected,
-    request::{Move, Reply, done, not_owner, overloaded, refused},
+    request::{CallerKey, Move, Reply, done, not_owner, overloaded, refused},
 };
 
 impl Shard {
     /// Accepts a message: it is answered when it is durable.
-    pub(super) fn submit(&mut self, slot: Slot, recipient: WaId, id_key: IdKey, body: Bytes, reply: Reply) {
+    pub(super) fn submit(
+        &mut self,
+        slot: Slot,
+        (recipient, id_key): (WaId, IdKey),
+        body: Bytes,
+        key: Option<CallerKey>,
+        reply: Reply,
+    ) {
         if self.database_lost_since.is_some() {
             return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
         }
@@ -31,6 +38,7 @@ impl Shard {
         }
         let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
         self.unsettled += 1;
+        self.use_key(slot, key, id_key);
         let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms, body };
         self.pending.accept(message, Answered { reply, answer: done() });
     }

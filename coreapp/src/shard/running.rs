@@ -206,9 +206,9 @@ impl Runner {
             }),
             Order::LoadSessions { generation, peers } => self
                 .job(async move { Input::SessionsLoaded(generation, read("sessions", || store.sessions(number, &peers)).await) }),
-            Order::LoadPeers(peers) => self.job(async move {
-                let rows = read("users", || store.sessions(number, &peers)).await;
-                Input::PeersLoaded(peers, rows)
+            Order::LookUp(lookup) => self.job(async move {
+                let (sessions, keys) = read("what requests wait for", || lookup.ask(&*store, number)).await;
+                Input::LookedUp(lookup, sessions, keys)
             }),
             Order::LearnFacts(questions) => self.job(async move {
                 Input::FactsLoaded(Box::new(read("facts of deliveries", || questions.ask(&*store, number)).await))

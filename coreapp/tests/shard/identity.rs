@@ -186,7 +186,7 @@ async fn a_message_from_a_new_identity_follows_the_notice_and_shows_the_identity
     };
     // Nobody changes an identity by saying so: the message must open a session with it.
     peer.deliver(vec![written(1, Account::new().identity_key())]).await;
-    assert_eq!((bench.notices().await.len(), bench.submit("two").await), (0, Answer::Done(v1::Done {})));
+    assert_eq!((bench.notices().await.len(), bench.submit("two").await), (0, Answer::Done(v1::Done::default())));
     peer.deliver(vec![written(2, reinstalled.identity_key())]).await;
     let events = bench.stored_events().await;
     let told: Vec<_> = events.iter().map(|event| event["messages"][0]["type"].as_str().unwrap()).collect();

@@ -20,7 +20,7 @@ impl Bench {
             .map(|i| {
                 let id_key = self.ids.lock().unwrap().generate(1_800_000_000_000);
                 let (reply, outcome) = oneshot::channel();
-                let action = Action::Submit { recipient: user(i), id_key, body: Bytes::from(format!("{i}")) };
+                let action = Action::Submit { recipient: user(i), id_key, body: Bytes::from(format!("{i}")), key: None };
                 self.node.dispatch(number(), Slot::of(user(i)), action, Reply::Single(reply));
                 (id_key, outcome)
             })

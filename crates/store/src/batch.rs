@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use estafet_model::{EndpointId, IdKey, Seq, Slot, Status, StatusSet, WaId};
 
+use crate::SubmissionKey;
+
 /// Everything one transaction writes. Each list becomes one statement (or a few) on every back end.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -14,6 +16,8 @@ pub struct Batch {
     pub outbox_cursors: Vec<(Slot, Seq)>,
     /// End-to-end sessions, replaced.
     pub sessions: Vec<SessionRow>,
+    /// Keys that callers gave the messages, replaced; some old ones in the same slots are removed.
+    pub keys: Vec<SubmissionKey>,
     /// Incoming messages; those whose id is already stored are ignored.
     pub inbound: Vec<NewInbound>,
     /// Incoming messages that the business has read, by id.
@@ -49,6 +53,7 @@ impl Batch {
             + self.events_done.len()
             + self.events_kept.len()
             + self.dead_letters.len()
+            + self.keys.len()
             + self.requeued.len()
             + self.replayed.len()
             + self.letters_dropped.len()

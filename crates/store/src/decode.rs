@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     ContactRow, End, InboundRow, KeptCallback, MediaRow, MessageRow, NumberRow, OwnerRow, Queue, Role, SessionRow, StatusRow,
-    StoredEvent, Times, UserRow,
+    StoredEvent, SubmissionKey, Times, UserRow,
 };
 
 /// Text as every back end can store it: PostgreSQL has no place for NUL.
@@ -183,6 +183,19 @@ pub(crate) fn inbound(id: String, row: Inbound) -> Option<InboundRow> {
 pub(crate) fn session(at: i64, peer: i64, state: Vec<u8>) -> Option<SessionRow> {
     let decode = || Some(SessionRow { slot: slot(at)?, peer: wa_id(peer)?, state: Bytes::from(state) });
     checked("e2e_session", decode())
+}
+
+pub(crate) fn submission_key(at: i64, hash: &[u8], fingerprint: &[u8], id_key: &[u8], used_at_ms: i64) -> Option<SubmissionKey> {
+    let decode = || {
+        Some(SubmissionKey {
+            slot: slot(at)?,
+            hash: hash.try_into().ok()?,
+            fingerprint: fingerprint.try_into().ok()?,
+            id_key: IdKey::from_slice(id_key)?,
+            used_at_ms,
+        })
+    };
+    checked("submission_key", decode())
 }
 
 pub(crate) fn contact(wa: i64, on_network: bool, checked_at_ms: i64) -> Option<ContactRow> {

@@ -36,8 +36,8 @@ pub use media::{MediaRow, MediaStore, ProviderRow};
 pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
 pub use rows::{
-    ContactRow, Counts, End, Holder, InboundRow, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue, RevokedToken, Role,
-    StoredEvent, UserRow, Versions,
+    ContactRow, Counts, Digest, End, Holder, InboundRow, KEY_LIFE_MS, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue,
+    RevokedToken, Role, StoredEvent, SubmissionKey, UserRow, Versions,
 };
 pub use sqlite::SqliteStore;
 
@@ -317,6 +317,9 @@ pub trait Store: MediaStore {
 
     /// Incoming messages by id; unknown ids are left out.
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>>;
+
+    /// Keys of sends, by slot and hash; unknown ones are left out, old ones may be among them.
+    async fn submission_keys(&self, number: WaId, keys: &[(Slot, Digest)]) -> Result<Vec<SubmissionKey>>;
 
     /// End-to-end sessions with the given peers.
     async fn sessions(&self, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>>;

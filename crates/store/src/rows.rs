@@ -245,6 +245,30 @@ pub struct Versions {
     pub settings: u64,
 }
 
+/// The first bytes of a SHA-256.
+pub type Digest = [u8; 16];
+
+/// How long a key stands for its message, milliseconds.
+pub const KEY_LIFE_MS: i64 = 24 * 3600 * 1000;
+
+/// Old keys removed for each that is written, at most: so that they are fewer in the end.
+pub(crate) const KEYS_FORGOTTEN: i64 = 4;
+
+/// A key that a caller gave a send, and the message it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubmissionKey {
+    /// Slot of the recipient.
+    pub slot: Slot,
+    /// Of key and recipient.
+    pub hash: Digest,
+    /// Of the request, to tell another one under the same key.
+    pub fingerprint: Digest,
+    /// Unique key of the message's id.
+    pub id_key: IdKey,
+    /// When the message was accepted, milliseconds since 1970.
+    pub used_at_ms: i64,
+}
+
 /// How much the database holds for a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -215,6 +215,14 @@ impl Api {
         Ok(id.to_owned())
     }
 
+    /// Sends any message under a key, whatever the outcome.
+    pub async fn send_with_key(&self, key: &str, message: &Value) -> anyhow::Result<Answer> {
+        let request = self.http.post(format!("{}/v1/messages", self.base_url)).header("Idempotency-Key", key);
+        let request = request.header("Authorization", self.authorization.as_deref().unwrap_or_default());
+        let request = self.number.iter().fold(request, |request, number| request.header("X-Estafet-Number", number));
+        finish(request.header("Content-Type", "application/json").body(message.to_string())).await
+    }
+
     /// Sends a text and returns its id.
     pub async fn send_text(&self, to: &str, text: &str) -> anyhow::Result<String> {
         self.send(&text_message(to, text)).await

@@ -350,9 +350,10 @@ impl Tables {
                 Rows::Events(endpoint, asked, rows)
             }
             Read::Sessions(generation, peers) => Rows::Sessions(generation, inner.sessions(&peers)),
-            Read::Peers(peers) => {
-                let rows = inner.sessions(&peers);
-                Rows::Peers(peers, rows)
+            // Nobody here gives messages keys.
+            Read::LookUp(lookup) => {
+                let rows = inner.sessions(&lookup.users);
+                Rows::LookedUp(lookup, rows)
             }
             Read::Facts(questions) => {
                 let known = |id: &&String| inner.inbound.contains_key(*id);

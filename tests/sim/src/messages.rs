@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use estafet_coreapp::{Target, core::lanes::Post, shard::Questions, shard::order::Facts};
+use estafet_coreapp::{
+    Target,
+    core::lanes::Post,
+    shard::Questions,
+    shard::order::{Facts, Lookup},
+};
 use estafet_master::core::{Record, Report, placement::ShardKey, resharding::Shape};
 use estafet_model::{BootId, EndpointId, Epoch, Layout, Seq, Slot, WaId};
 use estafet_proto::{
@@ -108,7 +113,7 @@ pub(crate) enum Read {
     Outbox(Vec<(Slot, Seq)>),
     Events(EndpointId, Vec<(Slot, Seq)>),
     Sessions(u64, Vec<WaId>),
-    Peers(Vec<WaId>),
+    LookUp(Lookup),
     Facts(Questions),
     Inbound(String),
 }
@@ -120,7 +125,7 @@ pub(crate) enum Rows {
     Outbox(Vec<(Slot, Seq)>, Vec<MessageRow>),
     Events(EndpointId, Vec<(Slot, Seq)>, Vec<StoredEvent>),
     Sessions(u64, Vec<SessionRow>),
-    Peers(Vec<WaId>, Vec<SessionRow>),
+    LookedUp(Lookup, Vec<SessionRow>),
     Facts(Arc<Facts>),
     Inbound(Option<InboundRow>),
 }

@@ -122,7 +122,7 @@ impl World {
             ShardOrder::LoadOutbox(asked) => read(Read::Outbox(asked)),
             ShardOrder::LoadEvents(endpoint, asked) => read(Read::Events(endpoint, asked)),
             ShardOrder::LoadSessions { generation, peers } => read(Read::Sessions(generation, peers)),
-            ShardOrder::LoadPeers(peers) => read(Read::Peers(peers)),
+            ShardOrder::LookUp(lookup) => read(Read::LookUp(lookup)),
             ShardOrder::LearnFacts(questions) => read(Read::Facts(questions)),
             ShardOrder::FindInbound { message_id, reply } => Asked::Find { task, message_id, reply },
             ShardOrder::Raise { target, deadline } => {
@@ -249,7 +249,7 @@ fn loaded(rows: Rows) -> Option<Input> {
         Rows::Outbox(asked, rows) => Input::OutboxLoaded(asked, rows),
         Rows::Events(endpoint, asked, rows) => Input::EventsLoaded(endpoint, asked, rows),
         Rows::Sessions(generation, rows) => Input::SessionsLoaded(generation, rows),
-        Rows::Peers(asked, rows) => Input::PeersLoaded(asked, rows),
+        Rows::LookedUp(asked, rows) => Input::LookedUp(asked, rows, Vec::new()),
         Rows::Facts(facts) => Input::FactsLoaded(Box::new(Arc::try_unwrap(facts).ok()?)),
         Rows::Keys | Rows::Inbound(_) => return None,
     })

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{ApiError, Code, Owner, ShardMap, Slot, WaId};
+use estafet_model::{ApiError, Code, IdKey, Owner, ShardMap, Slot, WaId};
 use estafet_proto::v1::{self, outcome, request::Action};
 use estafet_runtime::Tasks;
 use tokio::{
@@ -42,8 +42,8 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a coreapp did.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// What was asked.
-    Done,
+    /// What was asked; the id, if the message was stored under another one than was asked for.
+    Done(Option<IdKey>),
     /// It looked contacts up.
     Contacts(Vec<v1::ContactState>),
     /// It knows this identity.
@@ -279,7 +279,7 @@ async fn single(link: &Link, request: v1::Request, time: Duration) -> Result<out
 /// Puts an outcome into the words of the API.
 fn reply(outcome: outcome::Result) -> Result<Reply, ApiError> {
     match outcome {
-        outcome::Result::Done(_) => Ok(Reply::Done),
+        outcome::Result::Done(done) => Ok(Reply::Done(IdKey::from_slice(&done.id_key))),
         outcome::Result::Contacts(states) => Ok(Reply::Contacts(states.contacts)),
         outcome::Result::Identity(identity) => Ok(Reply::Identity(identity)),
         outcome::Result::Refused(refused) => Err(refusal(refused)),
@@ -289,7 +289,10 @@ fn reply(outcome: outcome::Result) -> Result<Reply, ApiError> {
 
 fn refusal(refused: v1::Refused) -> ApiError {
     let code = u16::try_from(refused.code).ok().and_then(Code::from_number).unwrap_or(Code::Generic);
-    let error = ApiError::new(code, refused.details);
+    let mut error = ApiError::new(code, refused.details);
+    if let Some(status) = u16::try_from(refused.http_status).ok().filter(|status| (400..600).contains(status)) {
+        error = error.with_status(status);
+    }
     if refused.retryable && !error.is_retryable() { error.with_status(503) } else { error }
 }
 
@@ -331,7 +334,7 @@ mod tests {
 
     #[test]
     fn refusals_keep_their_code_and_retryable_ones_say_so() {
-        let refused = |code, retryable| refusal(v1::Refused { code, details: "why".into(), retryable });
+        let refused = |code, retryable| refusal(v1::Refused { code, details: "why".into(), retryable, http_status: 0 });
         assert_eq!((refused(1006, false).status(), refused(1006, false).code), (404, Code::NotFound));
         assert_eq!((refused(1023, true).status(), refused(1023, true).code), (503, Code::Database));
         assert_eq!((refused(1016, true).status(), refused(471, true).status()), (503, 429));

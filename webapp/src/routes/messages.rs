@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use estafet_model::{ApiError, Code, MessageId, Slot, WaId, message_id::Direction};
 use estafet_proto::v1::{MarkRead, Submit, request::Action};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::Call;
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
     app::App,
     json::parse_object,
     message,
+    route::Reply,
 };
 
 #[derive(Serialize)]
@@ -35,6 +38,7 @@ struct Message {
 pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
     let body = call.json(&app).await?;
     ready(&app)?;
+    let caller_key = caller_key(&call.parts.headers)?;
     let tenant = call.tenant()?;
     let templates = app.templates.current();
     let accepted = message::accept(&body, app.message_rules(tenant.number, &templates))?;
@@ -45,6 +49,10 @@ pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
     if app.config.legacy_contact_check && !tenant.contacts.is_known_valid(accepted.recipient).await {
         return Err(ApiError::new(Code::NotFound, "unknown contact").into());
     }
+    let (key_hash, fingerprint) = match caller_key {
+        Some(key) => (digest(&[&accepted.recipient.as_u64().to_be_bytes(), &key]), digest(&[&body])),
+        None => (Bytes::new(), Bytes::new()),
+    };
     let submitted_at_ms = app.clock.now_ms();
     let key = app.next_id(submitted_at_ms);
     let submit = Submit {
@@ -52,12 +60,40 @@ pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
         id_key: Bytes::copy_from_slice(&key.0),
         body: accepted.body.into(),
         submitted_at_ms,
+        key_hash,
+        fingerprint,
     };
-    app.router.call(tenant.number, Slot::of(accepted.recipient), Action::Submit(submit)).await?;
+    let slot = Slot::of(accepted.recipient);
+    // A send that was repeated has the id of the first one.
+    let key = match app.router.call(tenant.number, slot, Action::Submit(submit)).await? {
+        Reply::Done(Some(stored)) => stored,
+        _ => key,
+    };
     Ok(Answer::created(&Sent {
         contacts: [Contact { input: &accepted.input, wa_id: accepted.recipient }],
         messages: [Message { id: MessageId::outgoing(accepted.recipient, key).to_string() }],
     }))
+}
+
+/// Names a send, so that repeating it within a day is harmless (an extension).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Longest key, bytes.
+const KEY_LIMIT: usize = 255;
+
+fn caller_key(headers: &HeaderMap) -> Result<Option<Vec<u8>>, ApiError> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(key), None) if (1..=KEY_LIMIT).contains(&key.len()) => Ok(Some(key.as_bytes().to_vec())),
+        (Some(_), None) => Err(ApiError::invalid("Idempotency-Key", format_args!("must have 1 to {KEY_LIMIT} bytes"))),
+        (Some(_), Some(_)) => Err(ApiError::invalid("Idempotency-Key", "must be given once")),
+    }
+}
+
+/// The first 16 bytes of a SHA-256.
+fn digest(parts: &[&[u8]]) -> Bytes {
+    let hash = parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
+    Bytes::copy_from_slice(&hash[..16])
 }
 
 pub(super) async fn mark(app: Arc<App>, mut call: Call) -> Outcome {

@@ -41,7 +41,7 @@ struct Inner {
 }
 
 pub fn done() -> Option<outcome::Result> {
-    Some(outcome::Result::Done(v1::Done {}))
+    Some(outcome::Result::Done(v1::Done::default()))
 }
 
 pub fn not_owner(hint: &str) -> Option<outcome::Result> {
@@ -49,7 +49,7 @@ pub fn not_owner(hint: &str) -> Option<outcome::Result> {
 }
 
 pub fn refused(code: u32, retryable: bool) -> Option<outcome::Result> {
-    Some(outcome::Result::Refused(v1::Refused { code, details: "as told".to_owned(), retryable }))
+    Some(outcome::Result::Refused(v1::Refused { code, details: "as told".to_owned(), retryable, http_status: 0 }))
 }
 
 impl Core {

@@ -6,6 +6,7 @@ mod core;
 mod https;
 mod identity;
 mod input;
+mod keys;
 mod login;
 mod messages;
 mod numbers;

@@ -12,6 +12,7 @@ use sqlx::{Connection, MySqlConnection};
 
 use super::{
     callbacks,
+    keys,
     connections::{Connections, Db, answered, is_taken},
 };
 use crate::{
@@ -128,6 +129,9 @@ async fn write(tx: &mut MySqlConnection, fence: &Fence, batch: &Batch) -> Db<Com
     }
     for part in batch.dead_letters.chunks(ROWS) {
         dead_letters(tx, number, part).await?;
+    }
+    for part in batch.keys.chunks(ROWS) {
+        keys::used(tx, number, part).await?;
     }
     for part in batch.requeued.chunks(ROWS) {
         callbacks::requeued(tx, number, part).await?;

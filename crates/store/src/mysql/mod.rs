@@ -12,6 +12,7 @@ mod claim;
 mod commit;
 mod connections;
 mod hold;
+mod keys;
 mod media;
 mod numbers;
 mod read;
@@ -25,9 +26,9 @@ use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySq
 
 use self::connections::Connections;
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
-    OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
-    WRITERS, all_slots, version,
+    Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
+    OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch, UserRow,
+    Versions, WRITERS, all_slots, version,
 };
 
 pub use self::connections::session_lock;
@@ -200,6 +201,10 @@ impl Store for MySqlStore {
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
         read::inbound(&self.reader, number, ids).await
+    }
+
+    async fn submission_keys(&self, number: WaId, keys: &[(Slot, Digest)]) -> Result<Vec<SubmissionKey>> {
+        keys::read(&self.reader, number, keys).await
     }
 
     async fn sessions(&self, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {

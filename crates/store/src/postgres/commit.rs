@@ -9,6 +9,7 @@ use estafet_model::{BootId, Seq, Slot};
 
 use super::{
     callbacks,
+    keys,
     connections::{Connections, Failure, Step},
 };
 use crate::{
@@ -52,6 +53,8 @@ fn steps<'a>(fence: &Fence, batch: &'a Batch) -> Vec<Step<'a>> {
     add(&mut steps, &batch.events_done, |list| events_done(number, list));
     add(&mut steps, &batch.events_kept, |list| callbacks::kept(number, list));
     add(&mut steps, &batch.dead_letters, |list| dead_letters(number, list));
+    add(&mut steps, &batch.keys, |list| keys::used(number, list));
+    add(&mut steps, &batch.keys, |list| keys::forgotten(number, list));
     add(&mut steps, &batch.requeued, |list| callbacks::requeued(number, list));
     add(&mut steps, &batch.replayed, |list| callbacks::replayed(number, list));
     add(&mut steps, &batch.letters_dropped, |list| callbacks::dropped(number, list));

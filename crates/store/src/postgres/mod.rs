@@ -11,6 +11,7 @@ mod callbacks;
 mod commit;
 mod connections;
 mod hold;
+mod keys;
 mod media;
 mod numbers;
 mod read;
@@ -28,9 +29,10 @@ use self::{
     tls::Security,
 };
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
-    OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions,
-    WRITERS,
+    Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
+    OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch, UserRow,
+    Versions, WRITERS, all_slots, 
+    all_slots,
     address::{Address, Host, Invalid, Server},
     all_slots, version,
 };
@@ -218,6 +220,10 @@ impl Store for PostgresStore {
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
         read::inbound(&self.reader, number, ids).await
+    }
+
+    async fn submission_keys(&self, number: WaId, keys: &[(Slot, Digest)]) -> Result<Vec<SubmissionKey>> {
+        keys::read(&self.reader, number, keys).await
     }
 
     async fn sessions(&self, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {

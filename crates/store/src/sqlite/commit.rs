@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use estafet_model::{IdKey, Seq, Slot};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
-use super::{callbacks, error};
+use super::{callbacks, error, keys};
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::{self, storable},
@@ -52,6 +52,7 @@ async fn write(tx: &mut SqliteConnection, fence: &Fence, batch: &Batch) -> Db<Co
     events_done(tx, number, &batch.events_done).await?;
     callbacks::kept(tx, number, &batch.events_kept).await?;
     dead_letters(tx, number, &batch.dead_letters).await?;
+    keys::used(tx, number, &batch.keys).await?;
     callbacks::requeued(tx, number, &batch.requeued).await?;
     callbacks::replayed(tx, number, &batch.replayed).await?;
     callbacks::dropped(tx, number, &batch.letters_dropped).await?;

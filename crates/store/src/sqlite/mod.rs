@@ -9,6 +9,7 @@
 mod callbacks;
 mod commit;
 mod hold;
+mod keys;
 mod media;
 mod numbers;
 mod read;
@@ -30,8 +31,8 @@ use sqlx::{
 };
 
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
-    OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, Switch, UserRow, Versions, all_slots,
+    Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
+    OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch, UserRow, Versions, all_slots,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -237,6 +238,10 @@ impl Store for SqliteStore {
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {
         read::inbound(&self.reader, number, ids).await.map_err(error)
+    }
+
+    async fn submission_keys(&self, number: WaId, keys: &[(Slot, Digest)]) -> Result<Vec<SubmissionKey>> {
+        keys::read(&self.reader, number, keys).await.map_err(error)
     }
 
     async fn sessions(&self, number: WaId, peers: &[WaId]) -> Result<Vec<SessionRow>> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use estafet_model::{EndpointId, StatusSet};
 use estafet_store::{
     Batch, Committed, ContactRow, Counts, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow,
-    Times,
+    KEY_LIFE_MS, SubmissionKey, Times,
 };
 
 use crate::given::*;
@@ -313,4 +313,44 @@ pub(crate) async fn what_there_is_is_counted(store: SharedStore) {
         Counts { contacts: 2, strangers: 1, outgoing: 3, incoming: 1, receipts: 1, pending_callbacks: 2, pending_messages: 2 };
     assert_eq!(store.counts(number()).await.unwrap(), expected);
     assert_eq!(store.counts(other_number()).await.unwrap(), Counts::default());
+}
+
+pub(crate) async fn a_key_stands_for_its_message_and_old_ones_go(store: SharedStore) {
+    let fence = owner(&*store).await;
+    let key = |at: u32, hash: u8, id: u64, used_at_ms: i64| SubmissionKey {
+        slot: slot(at),
+        hash: [hash; 16],
+        fingerprint: [0xff; 16],
+        id_key: message((at, 1), id).id_key,
+        used_at_ms,
+    };
+    let write = async |keys: Vec<SubmissionKey>| {
+        let batch = Batch { keys, ..Batch::default() };
+        store.commit(&fence, &batch).await.unwrap();
+    };
+    let read = async |keys: &[(u32, u8)]| {
+        let asked: Vec<_> = keys.iter().map(|(at, hash)| (slot(*at), [*hash; 16])).collect();
+        let mut found = store.submission_keys(number(), &asked).await.unwrap();
+        found.sort_by_key(|key| (key.slot, key.hash));
+        found
+    };
+    let (first, other) = (key(1, 7, 1, NOW), key(1, 0, 2, NOW));
+    write(vec![first, other]).await;
+    write(vec![first, other]).await;
+    assert_eq!(read(&[(1, 7), (1, 0), (1, 9), (2, 7)]).await, [other, first], "of this slot, with every byte");
+    let again = SubmissionKey { fingerprint: [1; 16], ..key(1, 7, 3, NOW + KEY_LIFE_MS) };
+    write(vec![again]).await;
+    assert_eq!(read(&[(1, 7), (1, 0)]).await, [other, again], "replaced; a key is kept for the whole of its life");
+    // Each that is written takes some old ones of its slot along.
+    write((10..30).map(|hash| key(2, hash, 50 + u64::from(hash), NOW)).collect()).await;
+    let all: Vec<(u32, u8)> = (10..30).map(|hash| (2, hash)).collect();
+    let late = NOW + KEY_LIFE_MS + 1;
+    write(vec![key(1, 8, 4, late)]).await;
+    assert_eq!((read(&[(1, 0)]).await.len(), read(&all).await.len()), (0, 20), "other slots stay");
+    for i in 0..5 {
+        write(vec![key(2, 100 + i, 100 + u64::from(i), late)]).await;
+        assert_eq!(read(&all).await.len(), 20 - 4 * (usize::from(i) + 1), "a few at a time");
+    }
+    assert!(store.submission_keys(other_number(), &[(slot(1), [7; 16])]).await.unwrap().is_empty());
+    assert!(store.submission_keys(number(), &[]).await.unwrap().is_empty());
 }

@@ -1,6 +1,7 @@
 //! What holds in a cluster of real processes when some of them die (**I1**-**I5**).
 
 mod faults;
+mod idempotency;
 mod numbers;
 mod operator;
 mod ops;

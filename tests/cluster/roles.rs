@@ -7,7 +7,7 @@ use estafet_harness::{
     cluster::{Member, Role as Part},
 };
 use estafet_proto::v1::{
-    NodeReport, ReachReport, ReloadSettingsRequest, Request, StatusRequest, WatchMapRequest, cluster_client::ClusterClient,
+    NodeReport, ReachReport, ReadStatsRequest, ReloadSettingsRequest, Request, StatusRequest, WatchMapRequest, cluster_client::ClusterClient,
     data_client::DataClient,
 };
 use estafet_tls::{Role, Transport};
@@ -16,7 +16,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-const METHODS: [&str; 7] = ["attach", "watch_map", "report_reach", "status", "exchange", "single", "reload_settings"];
+const METHODS: [&str; 8] = ["attach", "watch_map", "report_reach", "status", "exchange", "single", "reload_settings", "read_stats"];
 
 fn may(role: Role, method: &str) -> bool {
     match method {
@@ -52,6 +52,7 @@ async fn call(method: &str, master: Channel, coreapp: Channel, node: &str) -> Co
         "exchange" => data.exchange(tokio_stream::empty()).await.map(drop),
         "single" => data.single(Request::default()).await.map(drop),
         "reload_settings" => data.reload_settings(ReloadSettingsRequest::default()).await.map(drop),
+        "read_stats" => data.read_stats(ReadStatsRequest::default()).await.map(drop),
         other => panic!("{other}"),
     };
     answered.err().map_or(Code::Ok, |status| status.code())

@@ -17,13 +17,13 @@ const PHONES: u32 = 6;
 const SENDS: usize = 60;
 
 /// One send: to whom, and what.
-struct Send {
+struct Sending {
     phone: String,
     text: String,
     id: Mutex<Option<String>>,
 }
 
-impl Send {
+impl Sending {
     /// Asks once; notes the id, which never changes.
     async fn ask(&self, api: &Api) -> anyhow::Result<bool> {
         // A broken connection is as good as no answer.
@@ -46,8 +46,8 @@ async fn sends_repeated_at_another_webapp_after_their_owner_died_arrive_once_und
     until("every shard has an owner", async || cluster.is_owned().await).await?;
     let (admins, network) = (cluster.login().await?, cluster.phones()?);
     let phones: Vec<String> = (0..PHONES).map(|n| (15_550_001_001u64 + u64::from(n)).to_string()).collect();
-    let send = |n: usize| Send { phone: phones[n % phones.len()].clone(), text: format!("send {n}"), id: Mutex::new(None) };
-    let sends: Vec<Send> = (0..SENDS).map(send).collect();
+    let send = |n: usize| Sending { phone: phones[n % phones.len()].clone(), text: format!("send {n}"), id: Mutex::new(None) };
+    let sends: Vec<Sending> = (0..SENDS).map(send).collect();
     let owner = cluster.owners().await?.into_iter().next().context("nobody owns anything")?.1;
 
     // The owner dies while some are answered, some stored, and some neither.

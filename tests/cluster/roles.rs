@@ -7,8 +7,8 @@ use estafet_harness::{
     cluster::{Member, Role as Part},
 };
 use estafet_proto::v1::{
-    NodeReport, ReachReport, ReadStatsRequest, ReloadSettingsRequest, Request, StatusRequest, WatchMapRequest, cluster_client::ClusterClient,
-    data_client::DataClient,
+    NodeReport, ReachReport, ReadStatsRequest, ReloadSettingsRequest, Request, StatusRequest, WatchMapRequest,
+    cluster_client::ClusterClient, data_client::DataClient,
 };
 use estafet_tls::{Role, Transport};
 use tonic::{
@@ -16,7 +16,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-const METHODS: [&str; 8] = ["attach", "watch_map", "report_reach", "status", "exchange", "single", "reload_settings", "read_stats"];
+const METHODS: [&str; 8] =
+    ["attach", "watch_map", "report_reach", "status", "exchange", "single", "reload_settings", "read_stats"];
 
 fn may(role: Role, method: &str) -> bool {
     match method {

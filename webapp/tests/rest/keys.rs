@@ -43,7 +43,9 @@ async fn the_owner_is_asked_with_hashes_of_key_and_recipient_and_of_the_request(
     let (_world, core, webapp) = World::ready().await;
     let token = webapp.admin().await;
     core.answers(|_| done());
-    for (key, to, body) in [("a", PHONE, "hi"), ("a", PHONE, "hi"), ("b", PHONE, "hi"), ("a", PHONE, "ho"), ("a", "15550001002", "hi")] {
+    for (key, to, body) in
+        [("a", PHONE, "hi"), ("a", PHONE, "hi"), ("b", PHONE, "hi"), ("a", PHONE, "ho"), ("a", "15550001002", "hi")]
+    {
         send(&webapp, &token, &[key], &text(to, body)).await.is(201);
     }
     send(&webapp, &token, &[], &text(PHONE, "hi")).await.is(201);

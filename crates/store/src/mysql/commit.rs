@@ -12,8 +12,8 @@ use sqlx::{Connection, MySqlConnection};
 
 use super::{
     callbacks,
-    keys,
     connections::{Connections, Db, answered, is_taken},
+    keys,
 };
 use crate::{
     Batch, Committed, DeadLetter, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,

@@ -26,9 +26,9 @@ use sqlx::{Connection, Executor, MySqlConnection, migrate::Migrator, mysql::MySq
 
 use self::connections::Connections;
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
-    OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch, UserRow,
-    Versions, WRITERS, all_slots, version,
+    Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow,
+    NumberRow, OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey,
+    Switch, UserRow, Versions, WRITERS, all_slots, version,
 };
 
 pub use self::connections::session_lock;

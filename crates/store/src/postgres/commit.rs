@@ -9,8 +9,8 @@ use estafet_model::{BootId, Seq, Slot};
 
 use super::{
     callbacks,
-    keys,
     connections::{Connections, Failure, Step},
+    keys,
 };
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,

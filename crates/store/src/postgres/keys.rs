@@ -56,8 +56,8 @@ pub(super) async fn read(reader: &Connections, number: WaId, keys: &[(Slot, Dige
         .bind(column(keys, |(at, _)| slot(*at)))
         .bind(keys.iter().map(|(_, hash)| hash.as_slice()).collect::<Vec<&[u8]>>());
     let rows = reader.query(step).await?;
-    let decoded = rows
-        .iter()
-        .filter_map(|row| decode::submission_key(i64::from(row.get::<_, i32>(0)), row.get(1), row.get(2), row.get(3), row.get(4)));
+    let decoded = rows.iter().filter_map(|row| {
+        decode::submission_key(i64::from(row.get::<_, i32>(0)), row.get(1), row.get(2), row.get(3), row.get(4))
+    });
     Ok(decoded.collect())
 }

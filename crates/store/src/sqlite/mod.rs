@@ -31,8 +31,9 @@ use sqlx::{
 };
 
 use crate::{
-    Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow, NumberRow,
-    OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch, UserRow, Versions, all_slots,
+    Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow,
+    NumberRow, OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch,
+    UserRow, Versions, all_slots,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use estafet_model::{EndpointId, StatusSet};
 use estafet_store::{
-    Batch, Committed, ContactRow, Counts, DeadLetter, Error, EventRef, NewEvent, NewMessage, SessionRow, SharedStore, StatusRow,
-    KEY_LIFE_MS, SubmissionKey, Times,
+    Batch, Committed, ContactRow, Counts, DeadLetter, Error, EventRef, KEY_LIFE_MS, NewEvent, NewMessage, SessionRow,
+    SharedStore, StatusRow, SubmissionKey, Times,
 };
 
 use crate::given::*;

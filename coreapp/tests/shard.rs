@@ -62,7 +62,6 @@ struct Bench {
     connections: mpsc::Receiver<Peer>,
     store: SharedStore,
     fence: Fence,
-    clock: Clock,
     ids: Mutex<IdGenerator>,
     _dir: tempfile::TempDir,
 }

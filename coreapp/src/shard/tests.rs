@@ -62,7 +62,7 @@ fn r99_an_id_is_given_back_when_its_message_is_committed_and_not_before() {
     let mut phones = (15_550_001_001..).map(|number| WaId::from_u64(number).unwrap());
     let recipient = phones.find(|phone| shard.fence().slots().contains(&Slot::of(*phone))).unwrap();
     let (reply, mut answer) = oneshot::channel();
-    let action = Action::Submit { recipient, id_key: IdKey([7; IdKey::LEN]), body: Bytes::from_static(b"{}") };
+    let action = Action::Submit { recipient, id_key: IdKey([7; IdKey::LEN]), body: Bytes::from_static(b"{}"), key: None };
     let request = ShardRequest { slot: Slot::of(recipient), action, reply: Reply::Single(reply) };
     let first = orders(&mut shard, now, 0, Input::Request(request));
     let batch = committed(&first).expect("the row is to be committed");

@@ -185,6 +185,9 @@ pub(crate) fn session(at: i64, peer: i64, state: Vec<u8>) -> Option<SessionRow> 
     checked("e2e_session", decode())
 }
 
+/// Slot, hash, fingerprint, id key and time of use, as the servers without arrays give them.
+pub(crate) type KeyColumns = (i64, Vec<u8>, Vec<u8>, Vec<u8>, i64);
+
 pub(crate) fn submission_key(at: i64, hash: &[u8], fingerprint: &[u8], id_key: &[u8], used_at_ms: i64) -> Option<SubmissionKey> {
     let decode = || {
         Some(SubmissionKey {

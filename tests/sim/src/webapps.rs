@@ -200,6 +200,7 @@ impl World {
             id_key: request_of(self, i, id).key.0.to_vec().into(),
             body: Bytes::from_static(br#"{"type":"text","text":{"body":"hello"}}"#),
             submitted_at_ms: self.wall_ms(Place::Webapp(i)),
+            ..v1::Submit::default()
         });
         let mut wire =
             v1::Request { correlation: 0, number: crate::number().as_u64(), slot: slot.get().into(), action: Some(body) };

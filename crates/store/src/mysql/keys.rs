@@ -72,7 +72,7 @@ pub(super) async fn read(reader: &Connections, number: WaId, keys: &[(Slot, Dige
         " STRAIGHT_JOIN submission_key k ON k.number = ? AND k.slot = w.slot AND k.hash = SUBSTRING(p.packed, w.start, 16)"
     );
     let query = sqlx::query_as(sql).bind(packed.into_bytes()).bind(rows).bind(number.as_i64());
-    let rows: Vec<(i64, Vec<u8>, Vec<u8>, Vec<u8>, i64)> = reader.rows(query).await?;
+    let rows: Vec<decode::KeyColumns> = reader.rows(query).await?;
     let decoded = rows.into_iter().filter_map(|(slot, hash, print, id, at)| decode::submission_key(slot, &hash, &print, &id, at));
     Ok(decoded.collect())
 }

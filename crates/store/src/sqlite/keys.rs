@@ -39,7 +39,7 @@ pub(super) async fn read(reader: &SqlitePool, number: WaId, keys: &[(Slot, Diges
     let rows = json(keys.iter().map(|(slot, hash)| (slot.get(), packed.push(hash).0)));
     let sql = "SELECT k.slot, k.hash, k.fingerprint, k.id_key, k.used_at FROM json_each(?2) w
          CROSS JOIN submission_key k ON k.number = ?1 AND k.slot = w.value->>0 AND k.hash = substr(?3, w.value->>1, 16)";
-    let rows: Vec<(i64, Vec<u8>, Vec<u8>, Vec<u8>, i64)> =
+    let rows: Vec<decode::KeyColumns> =
         sqlx::query_as(sql).bind(number.as_i64()).bind(rows).bind(packed.into_bytes()).fetch_all(reader).await?;
     let decoded = rows.into_iter().filter_map(|(slot, hash, print, id, at)| decode::submission_key(slot, &hash, &print, &id, at));
     Ok(decoded.collect())

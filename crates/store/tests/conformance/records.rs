@@ -9,6 +9,11 @@ use estafet_store::{
 
 use crate::given::*;
 
+/// A caller's key of the message `id` in this slot.
+fn key(at: u32, hash: u8, id: u64, used_at_ms: i64) -> SubmissionKey {
+    SubmissionKey { slot: slot(at), hash: [hash; 16], fingerprint: [0xff; 16], id_key: message((at, 1), id).id_key, used_at_ms }
+}
+
 fn status(at: (u32, i64), bits: u8, error_code: Option<u16>) -> StatusRow {
     StatusRow {
         slot: slot(at.0),
@@ -61,6 +66,7 @@ pub(crate) async fn a_repeated_batch_is_harmless(store: SharedStore) {
     let fence = owner(&*store).await;
     store.commit(&fence, &Batch { events: vec![event((1, 8)), event((1, 9))], ..messages([message((3, 1), 9)]) }).await.unwrap();
     let batch = Batch {
+        keys: vec![key(1, 1, 1, NOW)],
         messages: vec![message((1, 1), 1), message((1, 2), 2)],
         statuses: vec![status((1, 1), 3, None)],
         outbox_cursors: vec![(slot(1), seq(1))],
@@ -154,6 +160,7 @@ pub(crate) async fn the_same_row_twice_in_a_batch_takes_the_last(store: SharedSt
     let fence = owner(&*store).await;
     let session = |state: &'static [u8]| SessionRow { slot: slot(1), peer: recipient(1), state: Bytes::from_static(state) };
     let batch = Batch {
+        keys: vec![key(1, 1, 1, NOW), key(1, 1, 3, NOW)],
         messages: vec![message((1, 1), 1), message((1, 2), 1), message((1, 3), 3)],
         statuses: vec![status((1, 1), 3, None), status((1, 3), 1, None), status((1, 1), 1, None)],
         outbox_cursors: vec![(slot(1), seq(2)), (slot(1), seq(1))],
@@ -317,13 +324,6 @@ pub(crate) async fn what_there_is_is_counted(store: SharedStore) {
 
 pub(crate) async fn a_key_stands_for_its_message_and_old_ones_go(store: SharedStore) {
     let fence = owner(&*store).await;
-    let key = |at: u32, hash: u8, id: u64, used_at_ms: i64| SubmissionKey {
-        slot: slot(at),
-        hash: [hash; 16],
-        fingerprint: [0xff; 16],
-        id_key: message((at, 1), id).id_key,
-        used_at_ms,
-    };
     let write = async |keys: Vec<SubmissionKey>| {
         let batch = Batch { keys, ..Batch::default() };
         store.commit(&fence, &batch).await.unwrap();

@@ -15,6 +15,7 @@
 
 mod address;
 pub mod batch;
+mod columns;
 mod decode;
 pub mod media;
 pub mod mysql;

@@ -3,40 +3,13 @@
 use std::ops::RangeInclusive;
 
 use estafet_model::{EndpointId, Slot, WaId};
-use sqlx::{FromRow, MySqlConnection};
+use sqlx::MySqlConnection;
 
 use super::{
     commit::{event_positions, event_rows, events_done, rows},
     connections::{Connections, Db, answered},
 };
-use crate::{Delivered, EventRef, KeptCallback, Page, Queue, Requeued, Result, decode, packed::json};
-
-#[derive(FromRow)]
-pub(super) struct Event {
-    slot: i64,
-    endpoint: i64,
-    seq: i64,
-    origin: Option<i64>,
-    contact: Option<i64>,
-    kind: String,
-    created_at: i64,
-    body: Vec<u8>,
-}
-
-impl From<Event> for decode::Event {
-    fn from(row: Event) -> Self {
-        let Event { slot, endpoint, seq, origin, contact, kind, created_at, body } = row;
-        Self { at: (slot, endpoint, seq), origin, contact, kind, created_at_ms: created_at, body }
-    }
-}
-
-#[derive(FromRow)]
-struct Row {
-    #[sqlx(flatten)]
-    event: Event,
-    reason: String,
-    ended_at: i64,
-}
+use crate::{Delivered, EventRef, KeptCallback, Page, Queue, Requeued, Result, columns, decode, packed::json};
 
 /// A contact that stands for every one.
 const ANY_CONTACT: i64 = 0;
@@ -79,7 +52,7 @@ pub(super) async fn page(reader: &Connections, number: WaId, queue: Queue, page:
         .bind(page.contact.map_or(ANY_CONTACT, |contact| contact.as_i64()))
         .bind(page.endpoint.map_or(ANY_ENDPOINT, |endpoint| i32::from(endpoint.get())))
         .bind(i64::from(page.limit));
-    let rows: Vec<Row> = reader.rows(query).await?;
+    let rows: Vec<columns::Callback> = reader.rows(query).await?;
     let decoded =
         rows.into_iter().filter_map(|row| decode::callback(queue, decode::event(row.event.into()), row.reason, row.ended_at));
     Ok(decoded.collect())

@@ -10,12 +10,11 @@ use estafet_model::{EndpointId, IdKey, Seq, Slot, WaId};
 use sqlx::{FromRow, MySql, mysql::MySqlArguments, mysql::MySqlRow, query::QueryAs};
 
 use super::{
-    callbacks::Event,
     commit::{packed_rows, places, positions, rows, texts},
     connections::{Connections, answered},
 };
 use crate::{
-    InboundRow, MessageRow, OwnerRow, Result, SessionRow, StatusRow, StoredEvent, decode,
+    InboundRow, MessageRow, OwnerRow, Result, SessionRow, StatusRow, StoredEvent, columns, decode,
     packed::{Packed, json},
 };
 
@@ -62,32 +61,6 @@ struct Message {
     recipient: i64,
     accepted_at: i64,
     body: Vec<u8>,
-}
-
-#[derive(FromRow)]
-struct State {
-    slot: i64,
-    seq: i64,
-    statuses: i64,
-    error_code: Option<i64>,
-    changed_at: i64,
-    left_at: Option<i64>,
-    sent_at: Option<i64>,
-    delivered_at: Option<i64>,
-    seen_at: Option<i64>,
-    failed_at: Option<i64>,
-}
-
-impl From<State> for decode::Status {
-    fn from(row: State) -> Self {
-        Self {
-            at: (row.slot, row.seq),
-            statuses: row.statuses,
-            error_code: row.error_code,
-            changed_at_ms: row.changed_at,
-            times: [row.left_at, row.sent_at, row.delivered_at, row.seen_at, row.failed_at],
-        }
-    }
 }
 
 fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
@@ -184,7 +157,7 @@ pub(super) async fn statuses(reader: &Connections, number: WaId, at: &[(Slot, Se
         places!(),
         " STRAIGHT_JOIN message_state s ON s.number = ? AND s.slot = w.slot AND s.seq = w.seq"
     );
-    let rows: Vec<State> = reader.rows(sqlx::query_as(sql).bind(positions(at)).bind(number.as_i64())).await?;
+    let rows: Vec<columns::State> = reader.rows(sqlx::query_as(sql).bind(positions(at)).bind(number.as_i64())).await?;
     Ok(rows.into_iter().filter_map(|row| decode::status(row.into())).collect())
 }
 
@@ -199,7 +172,7 @@ pub(super) async fn events(
         return Ok(Vec::new());
     }
     let rest = [i64::from(endpoint.get()), i64::from(limit)];
-    let rows: Vec<Event> = each_slot(reader, &EVENTS, number, after, &rest).await?;
+    let rows: Vec<columns::Event> = each_slot(reader, &EVENTS, number, after, &rest).await?;
     let mut events: Vec<StoredEvent> = rows.into_iter().filter_map(|row| decode::event(row.into())).collect();
     events.sort_by_key(|e| (e.slot, e.seq));
     Ok(events)

@@ -3,39 +3,12 @@
 use std::ops::RangeInclusive;
 
 use estafet_model::{EndpointId, Slot, WaId};
-use sqlx::{FromRow, SqliteConnection, SqlitePool};
+use sqlx::{SqliteConnection, SqlitePool};
 
 use super::commit::{event_positions, events_done};
-use crate::{Delivered, EventRef, KeptCallback, Page, Queue, Requeued, decode, packed::json};
+use crate::{Delivered, EventRef, KeptCallback, Page, Queue, Requeued, columns, decode, packed::json};
 
 type Db<T> = Result<T, sqlx::Error>;
-
-#[derive(FromRow)]
-pub(super) struct Event {
-    slot: i64,
-    endpoint: i64,
-    seq: i64,
-    origin: Option<i64>,
-    contact: Option<i64>,
-    kind: String,
-    created_at: i64,
-    body: Vec<u8>,
-}
-
-impl From<Event> for decode::Event {
-    fn from(row: Event) -> Self {
-        let Event { slot, endpoint, seq, origin, contact, kind, created_at, body } = row;
-        Self { at: (slot, endpoint, seq), origin, contact, kind, created_at_ms: created_at, body }
-    }
-}
-
-#[derive(FromRow)]
-struct Row {
-    #[sqlx(flatten)]
-    event: Event,
-    reason: String,
-    ended_at: i64,
-}
 
 macro_rules! page {
     ($columns:literal, $table:literal) => {
@@ -57,7 +30,7 @@ pub(super) async fn page(reader: &SqlitePool, number: WaId, queue: Queue, page: 
         Queue::Dead => page!("origin, reason, given_up_at AS ended_at", "dead_letter"),
         Queue::Delivered => page!("NULL AS origin, '' AS reason, delivered_at AS ended_at", "callback_delivered"),
     };
-    let rows: Vec<Row> = sqlx::query_as(sql)
+    let rows: Vec<columns::Callback> = sqlx::query_as(sql)
         .bind(number.as_i64())
         .bind(i64::from(page.slots.start().get()))
         .bind(i64::from(page.slots.end().get()))

@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use estafet_model::{EndpointId, IdKey, Seq, Slot, WaId};
 use sqlx::{FromRow, SqlitePool};
 
-use super::{callbacks::Event, commit::positions};
+use super::commit::positions;
 use crate::{
-    InboundRow, MessageRow, OwnerRow, SessionRow, StatusRow, StoredEvent,
+    InboundRow, MessageRow, OwnerRow, SessionRow, StatusRow, StoredEvent, columns,
     decode::{self, storable},
     packed::json,
 };
@@ -22,32 +22,6 @@ struct Message {
     recipient: i64,
     accepted_at: i64,
     body: Vec<u8>,
-}
-
-#[derive(FromRow)]
-struct State {
-    slot: i64,
-    seq: i64,
-    statuses: i64,
-    error_code: Option<i64>,
-    changed_at: i64,
-    left_at: Option<i64>,
-    sent_at: Option<i64>,
-    delivered_at: Option<i64>,
-    seen_at: Option<i64>,
-    failed_at: Option<i64>,
-}
-
-impl From<State> for decode::Status {
-    fn from(row: State) -> Self {
-        Self {
-            at: (row.slot, row.seq),
-            statuses: row.statuses,
-            error_code: row.error_code,
-            changed_at_ms: row.changed_at,
-            times: [row.left_at, row.sent_at, row.delivered_at, row.seen_at, row.failed_at],
-        }
-    }
 }
 
 fn decoded(rows: Vec<Message>) -> Vec<MessageRow> {
@@ -134,7 +108,7 @@ pub(super) async fn statuses(reader: &SqlitePool, number: WaId, at: &[(Slot, Seq
     if at.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<State> = sqlx::query_as(
+    let rows: Vec<columns::State> = sqlx::query_as(
         "SELECT s.slot, s.seq, s.statuses, s.error_code, s.changed_at, s.left_at, s.sent_at, s.delivered_at, s.seen_at,
            s.failed_at FROM json_each(?2) w
          CROSS JOIN message_state s ON s.number = ?1 AND s.slot = w.value->>0 AND s.seq = w.value->>1",
@@ -156,7 +130,7 @@ pub(super) async fn events(
     if after.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
-    let rows: Vec<Event> = sqlx::query_as(
+    let rows: Vec<columns::Event> = sqlx::query_as(
         "WITH span (slot, seq, last) AS MATERIALIZED (
            SELECT w.value->>0, w.value->>1, (
              SELECT e.seq FROM callback_event e

@@ -7,7 +7,7 @@ CARGO ?= cargo
 PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server iproute2 nftables python3-venv
 ARGS ?=
 
-.PHONY: help setup run cluster drill test sim-nightly check fmt bench bench-quick
+.PHONY: help setup run cluster drill test sim-nightly check fmt manifests bench bench-quick
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: setup ## Check format, lints, licences and banned dependencies
 
 fmt: ## Format the code
 	@$(CARGO) fmt --all
+
+manifests: ## Render deploy/k8s from the chart
+	@.ci/manifests
 
 bench: setup ## Measure accepting and full cycles on PostgreSQL, with and without batching (about 15 minutes)
 	@$(CARGO) build --release -p estafet-cli

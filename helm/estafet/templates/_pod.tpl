@@ -66,7 +66,11 @@ metadata:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with $values.podAnnotations }}
+  {{- $annotations := $values.podAnnotations }}
+  {{- if and $root.Values.templates (include "estafet.uses" (list $root $role "templates")) }}
+  {{- $annotations = merge (dict "checksum/templates" (toJson $root.Values.templates | sha256sum)) $annotations }}
+  {{- end }}
+  {{- with $annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}

@@ -31,8 +31,10 @@ fn lengths(rendered: &Rendered) -> Vec<(String, usize)> {
         }
     }
     for pod in ["master", "coreapp", "webapp"] {
-        let variable = |name| rendered.pod(pod).ok().and_then(|pod| variable(pod, name)).and_then(|found| found["value"].as_str());
-        let hosts = ["ESTAFET_MASTER", "ESTAFET_ADVERTISE"].into_iter().filter_map(variable).flat_map(|list| list.split([',', '.']));
+        let variable =
+            |name| rendered.pod(pod).ok().and_then(|pod| variable(pod, name)).and_then(|found| found["value"].as_str());
+        let hosts =
+            ["ESTAFET_MASTER", "ESTAFET_ADVERTISE"].into_iter().filter_map(variable).flat_map(|list| list.split([',', '.']));
         all.extend(hosts.map(|host| (host.to_owned(), host.len())));
     }
     all
@@ -40,7 +42,8 @@ fn lengths(rendered: &Rendered) -> Vec<(String, usize)> {
 
 #[test]
 fn r167_r192_names_stay_within_63_characters_whatever_the_release_is_called() -> anyhow::Result<()> {
-    let long = |end: &str| format!("{}{end}", "a-very-long-name-of-a-release-".repeat(2).get(..53 - end.len()).unwrap_or_default());
+    let long =
+        |end: &str| format!("{}{end}", "a-very-long-name-of-a-release-".repeat(2).get(..53 - end.len()).unwrap_or_default());
     for values in CLUSTERS {
         for release in [long("1"), "x".repeat(53), "7.days".to_owned()] {
             let rendered = Chart::with(values).release(&release).set("fullnameOverride=").render()?;
@@ -72,12 +75,14 @@ fn metric(text: &str, name: &str, label: &str) -> f64 {
 
 #[tokio::test]
 async fn r98_few_deliveries_are_an_alert_over_metrics_that_exist() -> anyhow::Result<()> {
-    let rendered = Chart::with(FULL).set("metrics.rules.deliveredRatio=0.6").render()?;
+    let rendered = Chart::with(FULL).option("--set-json", "metrics.rules.deliveredRatio=0.6").render()?;
     let rules = items(&rendered.of("PrometheusRule", "ops")?["spec"]["groups"][0]["rules"]);
     let rule = |kind: &str, name: &str| rules.iter().find(|rule| rule[kind] == name).and_then(|rule| rule["expr"].as_str());
     let ratio = rule("record", "estafet:delivered_ratio_1h").context("no ratio")?;
     let (delivered, sent) = ratio.split_once('/').context("no ratio")?;
-    ensure!(delivered.contains(r#"status="delivered""#) && sent.contains(r#"status="sent""#) && ratio.matches("[1h]").count() == 2);
+    ensure!(
+        delivered.contains(r#"status="delivered""#) && sent.contains(r#"status="sent""#) && ratio.matches("[1h]").count() == 2
+    );
     let alert = rule("alert", "EstafetFewDelivered").context("no alert")?;
     ensure!(alert.contains("estafet:delivered_ratio_1h") && alert.contains("< 0.6") && alert.contains(">= 100"), "{alert}");
 
@@ -88,15 +93,19 @@ async fn r98_few_deliveries_are_an_alert_over_metrics_that_exist() -> anyhow::Re
     for phone in ["15550001001", "15550001002"] {
         admin.send_text(phone, "Hello").await?;
     }
-    let receipts = |text: &str| ["sent", "delivered"].map(|status| metric(text, "receipts_total", &format!("status=\"{status}\"")));
+    let receipts =
+        |text: &str| ["sent", "delivered"].map(|status| metric(text, "receipts_total", &format!("status=\"{status}\"")));
     until("one of two is delivered", async || Ok(receipts(&admin.metrics().await?) == [2.0, 1.0])).await?;
 
     let told = admin.metrics().await?;
-    let code = fs::read_to_string(root().join("coreapp/src/shard/metrics.rs"))? + &fs::read_to_string(root().join("crates/tls/src/transport.rs"))?;
+    let code = fs::read_to_string(root().join("coreapp/src/shard/metrics.rs"))?
+        + &fs::read_to_string(root().join("crates/tls/src/transport.rs"))?;
     let names: BTreeSet<&str> = rules
         .iter()
         .filter_map(|rule| rule["expr"].as_str())
-        .flat_map(|expression| expression.split("{namespace=").map(|before| before.rsplit([' ', '(', '\n']).next().unwrap_or_default()))
+        .flat_map(|expression| {
+            expression.split("{namespace=").map(|before| before.rsplit([' ', '(', '\n']).next().unwrap_or_default())
+        })
         .filter(|name| name.contains('_') && !name.contains(['"', '}', ':']))
         .collect();
     ensure!(names.len() >= 5, "{names:?}");
@@ -117,7 +126,8 @@ fn r127_files_are_in_a_bucket_or_in_one_claim_of_all() -> anyhow::Result<()> {
     let given = Chart::with(PRODUCTION).set("media.bucket.url=").set("media.claim.existingClaim=nfs").render()?;
     for role in ["coreapp", "webapp"] {
         ensure!(store(&bucket, role)? == "s3://estafet-media");
-        let secret = &variable(bucket.pod(role)?, "ESTAFET_MEDIA_SECRET_ACCESS_KEY").context("no key")?["valueFrom"]["secretKeyRef"];
+        let secret =
+            &variable(bucket.pod(role)?, "ESTAFET_MEDIA_SECRET_ACCESS_KEY").context("no key")?["valueFrom"]["secretKeyRef"];
         ensure!(*secret == json!({ "name": "estafet-bucket", "key": "secret-access-key" }), "{secret}");
         for (rendered, claim) in [(&made, "relay-media"), (&given, "nfs")] {
             ensure!(store(rendered, role)? == "file:///var/lib/estafet/media");
@@ -154,10 +164,9 @@ fn r148_coreapps_reach_receivers_and_the_network_and_only_roles_reach_roles() ->
     let anywhere = ports(policy("coreapp")?, &Value::Null);
     ensure!(anywhere == BTreeSet::from([53, 80, 443, 2379, 5222, 5432]), "{anywhere:?}");
     ensure!(ports(policy("webapp")?, &Value::Null) == BTreeSet::from([53, 443, 5432]), "a webapp posts to nobody");
-    for (role, port, callers) in [
-        ("coreapp", 6250, &["master", "webapp"][..]),
-        ("master", 6260, &["master", "coreapp", "webapp", "operator"]),
-    ] {
+    for (role, port, callers) in
+        [("coreapp", 6250, &["master", "webapp"][..]), ("master", 6260, &["master", "coreapp", "webapp", "operator"])]
+    {
         let way = &policy(role)?["spec"]["ingress"][0];
         ensure!(way["ports"] == json!([{ "protocol": "TCP", "port": port }]));
         ensure!(items(&way["from"]).to_vec() == callers.iter().map(|part| peer(part)).collect::<Vec<_>>(), "{way}");

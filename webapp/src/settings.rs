@@ -61,6 +61,18 @@ impl SettingsService {
         Ok(())
     }
 
+    /// Changes members of the business profile, all or none. Owners have no use for it.
+    pub(crate) async fn change_profile(&self, change: &Map<String, Value>) -> Result<(), ApiError> {
+        let changed =
+            |current: &Settings| Ok(Settings { business_profile: current.business_profile.changed(change)?, ..current.clone() });
+        self.write(changed).await.map(drop)
+    }
+
+    /// Sets the line about the business.
+    pub(crate) async fn set_about(&self, line: &str) -> Result<(), ApiError> {
+        self.write(|current| Ok(Settings { about: Some(line.to_owned()), ..current.clone() })).await.map(drop)
+    }
+
     /// Back to the defaults.
     pub(crate) async fn reset(&self) -> Result<(), ApiError> {
         let version = self.write(|current| Ok(current.reset())).await?;

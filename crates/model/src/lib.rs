@@ -6,13 +6,14 @@
 //! * [`slot`]: slots, shards and the shard map. [`layout`]: how a number is cut into shards, and how that changes.
 //! * [`epoch`]: epochs, sequence numbers, boots. [`endpoint`]: receivers of callbacks.
 //! * [`message_id`]: ids in the layout of the original. [`receipt`]: the lattice of statuses.
-//! * [`settings`]: application settings. [`error`]: codes and titles of the On-Premises API.
+//! * [`settings`]: application settings. [`profile`]: what a business says of itself. [`error`]: codes and titles of the On-Premises API.
 
 pub mod endpoint;
 pub mod epoch;
 pub mod error;
 pub mod layout;
 pub mod message_id;
+pub mod profile;
 pub mod receipt;
 pub mod settings;
 pub mod slot;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use endpoint::{Endpoint, Topic};
 use secret::Secret;
 
-use crate::EndpointId;
+use crate::{EndpointId, profile::Profile};
 
 /// Everything `/v1/settings/application` holds. The JSON form is the one of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,12 @@ pub struct Settings {
     pub verbose_logging: bool,
     /// `error`, `warning`, `info` or `debug`.
     pub log_level: String,
+    /// What the business says of itself. Not a member of the API: `/v1/settings/business/profile` changes it.
+    #[serde(skip_serializing_if = "Profile::is_empty")]
+    pub business_profile: Profile,
+    /// The line below its name. Not a member of the API: `/v1/settings/profile/about` changes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
 }
 
 /// `media.*`
@@ -154,17 +160,20 @@ impl Default for Settings {
             on_call_pager: None,
             verbose_logging: false,
             log_level: "info".to_owned(),
+            business_profile: Profile::default(),
+            about: None,
         }
     }
 }
 
 impl Settings {
-    /// The defaults a reset goes back to. The certificates stay: they have a path of their own.
+    /// The defaults a reset goes back to. Certificates and profile stay: they have paths of their own.
     #[must_use]
     pub fn reset(&self) -> Self {
         let (ca, last_endpoint) = (self.webhooks.ca.clone(), self.webhooks.last_endpoint);
         let webhooks = WebhookSettings { ca, last_endpoint, ..WebhookSettings::default() };
-        Self { webhooks, ..Self::default() }
+        let (business_profile, about) = (self.business_profile.clone(), self.about.clone());
+        Self { webhooks, business_profile, about, ..Self::default() }
     }
 }
 

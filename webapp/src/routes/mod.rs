@@ -9,6 +9,7 @@ mod identity;
 mod login;
 mod media;
 mod messages;
+mod profile;
 mod providers;
 mod services;
 mod settings;
@@ -147,6 +148,17 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
                 (M::PATCH, Admin, Others, handler(settings::change)),
                 (M::PUT, Admin, Others, handler(settings::change)),
                 (M::DELETE, Admin, Others, handler(settings::reset)),
+            ],
+        ),
+        (
+            "/v1/settings/business/profile",
+            vec![(M::GET, Admin, Others, handler(profile::read)), (M::POST, Admin, Others, handler(profile::change))],
+        ),
+        (
+            "/v1/settings/profile/about",
+            vec![
+                (M::GET, Admin, Others, handler(profile::read_about)),
+                (M::PATCH, Admin, Others, handler(profile::change_about)),
             ],
         ),
         (

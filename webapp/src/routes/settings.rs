@@ -46,7 +46,7 @@ fn check_authorities(change: &Map<String, Value>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     match json::parse(body)? {
         Value::Object(change) => Ok(change),
         _ => Err(ApiError::new(Code::ParameterMissing, "The request body must be a JSON object")),

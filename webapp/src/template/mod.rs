@@ -18,6 +18,7 @@ mod pattern;
 mod shelf;
 
 use estafet_model::ApiError;
+pub(crate) use estafet_model::settings::webhook_url::is_web_address;
 
 pub(crate) use call::{ButtonCall, Call, Currency, DateTime, Media, Parameter, Provider};
 pub(crate) use definition::is_name;
@@ -38,13 +39,6 @@ const URL_LIMIT: usize = 2000;
 /// Finds the template of a request and renders it (checks 2 to 13).
 pub(crate) fn render<'a>(library: &Library, call: &Call<'a>) -> Result<fill::Rendered<'a>, ApiError> {
     fill::fill(library.find(call.namespace, call.name, &call.language)?, call)
-}
-
-/// Whether a text is an `http` or `https` address with a host, without characters that need escaping.
-pub(crate) fn is_web_address(text: &str) -> bool {
-    let is_plain = !text.contains(|character: char| character.is_whitespace() || character.is_control());
-    let has_web_scheme = |address: &url::Url| matches!(address.scheme(), "http" | "https") && address.has_host();
-    is_plain && url::Url::parse(text).is_ok_and(|address| has_web_scheme(&address))
 }
 
 /// A library for tests, of templates as a list has them.

@@ -2,7 +2,7 @@ use estafet_webapp::Config;
 use reqwest::Method;
 use serde_json::json;
 
-use super::world::{World, eventually, registered};
+use super::world::{Webapp, World, eventually, registered};
 
 const PATH: &str = "/v1/settings/application";
 
@@ -98,4 +98,51 @@ async fn a_bad_initial_url_stops_the_start() {
     let config = Config { initial_webhook_url: Some("ftp://x/".to_owned()), ..registered() };
     let error = estafet_webapp::app(config, world.deps()).await.unwrap_err();
     assert!(error.to_string().contains("initial_webhook_url"), "{error}");
+}
+
+#[tokio::test]
+async fn r194_a_partly_filled_business_profile_is_read_back_as_it_was_set() {
+    const PROFILE: &str = "/v1/settings/business/profile";
+    let (world, _core, webapp) = World::ready().await;
+    let other = world.webapp(registered()).await;
+    let admin = webapp.admin().await;
+    let profile = async |of: &Webapp| of.get(PROFILE, &admin).await.is(200).body["settings"]["business"]["profile"].clone();
+    assert_eq!(profile(&webapp).await, json!({}));
+    let changed = webapp.post(PROFILE, &admin, json!({"address": "Jl. Contoh 1, Jakarta"})).await.is(200);
+    assert_eq!(changed.body.as_object().unwrap().len(), 1, "only meta");
+    assert_eq!(profile(&other).await, json!({"address": "Jl. Contoh 1, Jakarta"}));
+    // A change leaves alone what it does not name; one that is refused changes nothing.
+    webapp.post(PROFILE, &admin, json!({"vertical": "RETAIL", "websites": ["https://example.net"], "email": null})).await.is(200);
+    let refused = webapp.post(PROFILE, &admin, json!({"description": "Toko bunga", "email": "nobody"})).await;
+    assert_eq!(refused.refusal(), (400, 1009));
+    for body in [json!([]), json!("text")] {
+        assert_eq!(webapp.post(PROFILE, &admin, body).await.refusal(), (400, 1008));
+    }
+    let whole =
+        json!({"address": "Jl. Contoh 1, Jakarta", "vertical": "Shopping and Retail", "websites": ["https://example.net"]});
+    assert_eq!(profile(&webapp).await, whole);
+    // The application settings neither show it nor reset it, and agents do not see it.
+    webapp.patch("/v1/settings/application", &admin, json!({"heartbeat_interval": 6})).await.is(200);
+    webapp.delete("/v1/settings/application", &admin).await.is(200);
+    let application = webapp.get("/v1/settings/application", &admin).await.body["settings"]["application"].clone();
+    assert_eq!(application.get("business_profile"), None);
+    assert_eq!(profile(&other).await, whole);
+    let agent = webapp.user(&admin, "agent").await;
+    assert_eq!(webapp.get(PROFILE, &agent).await.refusal(), (403, 1005));
+    assert_eq!(webapp.post(PROFILE, &agent, json!({"address": "x"})).await.refusal(), (403, 1005));
+}
+
+#[tokio::test]
+async fn the_line_about_a_business_is_kept() {
+    const ABOUT: &str = "/v1/settings/profile/about";
+    let (_world, _core, webapp) = World::ready().await;
+    let admin = webapp.admin().await;
+    let line = async || webapp.get(ABOUT, &admin).await.is(200).body["settings"]["profile"]["about"]["text"].clone();
+    assert_eq!(line().await, "");
+    webapp.patch(ABOUT, &admin, json!({"text": "Open every day"})).await.is(200);
+    assert_eq!(webapp.patch(ABOUT, &admin, json!({"text": "a".repeat(140)})).await.refusal(), (400, 1009));
+    assert_eq!(webapp.patch(ABOUT, &admin, json!({})).await.refusal(), (400, 1008));
+    assert_eq!(line().await, "Open every day");
+    let application = webapp.get("/v1/settings/application", &admin).await.body["settings"]["application"].clone();
+    assert_eq!(application.get("about"), None);
 }

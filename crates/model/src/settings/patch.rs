@@ -277,6 +277,9 @@ pub fn render(settings: &Settings, registered: Option<WaId>) -> Value {
     let mut shown = serde_json::to_value(settings).unwrap_or_default();
     shown["sent_status"] = json!(settings.webhooks.message.sent);
     shown["db_garbagecollector_enable"] = json!(settings.garbagecollector_enable.messages);
+    if let Some(members) = shown.as_object_mut() {
+        members.retain(|name, _| name != "business_profile" && name != "about");
+    }
     if let Some(webhooks) = shown["webhooks"].as_object_mut() {
         webhooks.remove("ca");
         webhooks.remove("last_endpoint");

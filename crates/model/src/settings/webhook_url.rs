@@ -1,4 +1,4 @@
-//! Which URLs callbacks may be sent to (spec/settings.md, `webhooks.url`; S16, S34).
+//! Which URLs callbacks may be sent to (spec/settings.md, `webhooks.url`; S16, S34), and what is a web address at all.
 
 use url::{Host, Url};
 
@@ -35,6 +35,13 @@ pub fn check(text: &str, allow_loopback_http: bool) -> Result<(), &'static str> 
         return Err("must not name port 0");
     }
     Ok(())
+}
+
+/// Whether a text is an `http` or `https` address with a host, without characters that need escaping.
+pub fn is_web_address(text: &str) -> bool {
+    let is_plain = !text.contains(|character: char| character.is_whitespace() || character.is_control());
+    let has_web_scheme = |address: &Url| matches!(address.scheme(), "http" | "https") && address.has_host();
+    is_plain && Url::parse(text).is_ok_and(|address| has_web_scheme(&address))
 }
 
 fn is_loopback(host: &Host<&str>) -> bool {

@@ -28,7 +28,7 @@ use crate::{
     numbers::{Numbers, Parts, Tenant},
     route::Router,
     served::Served,
-    template::{Library, Shelf},
+    template::{self, Library, Shelf},
 };
 
 /// Who calls, and for which number.
@@ -61,8 +61,7 @@ impl App {
     /// Prepares accounts, keys, caches and links, and starts what runs beside.
     pub(crate) async fn prepare(config: Config, deps: &Deps) -> Result<Arc<Self>, Error> {
         config.check()?;
-        let published = deps.templates.clone();
-        let templates = Arc::new(Shelf::load_and_publish(&config.template_files, config.sample_templates, published)?);
+        let templates = Arc::new(shelf(&config, deps)?);
         let (store, clock, tasks) = (deps.store.clone(), deps.clock.clone(), deps.tasks.clone());
         let key = secret_key(&store).await?;
         let tag = store.next_tag().await.map_err(|source| Error::Store { what: "the id generator", source })?;
@@ -145,6 +144,17 @@ impl App {
     pub(crate) fn message_rules<'a>(&self, sender: WaId, templates: &'a Library) -> Rules<'a> {
         Rules { sender, strict: self.config.strict_params, templates }
     }
+}
+
+/// The templates of the files. Where they cannot be changed by hand the files are read again.
+fn shelf(config: &Config, deps: &Deps) -> Result<Shelf, Error> {
+    let files = template::Files::new(&config.template_files, config.sample_templates);
+    let library = files.read()?;
+    Ok(if config.template_control {
+        Shelf::of(library, deps.templates.clone())
+    } else {
+        Shelf::fetched_from(Arc::new(files), library, deps.clock.now_ms())
+    })
 }
 
 async fn secret_key(store: &SharedStore) -> Result<Vec<u8>, Error> {

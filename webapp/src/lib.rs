@@ -55,7 +55,7 @@ pub use route::{flight, plan};
 
 pub use config::{Config, ContactMode, Limits, LogoutScope};
 pub use error::Error;
-pub use template::{check_template_files, read_template_files};
+pub use template::{check_template_files, follow_template_files, read_template_files};
 
 use app::App;
 

@@ -18,7 +18,7 @@ use estafet_store::SharedStore;
 use estafet_tls::{Files, Https, Role, Transport};
 use estafet_upstream::chat::ChatUpstream;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::args::Misconfigured;
 use args::{ChatdArgs, CoreappArgs, EtcdArgs, MasterArgs, TlsArgs, WebappArgs};
@@ -165,6 +165,14 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
     let ops = Listener::open(&args.ops, "chatd", &tasks).await?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
     let templates = estafet_webapp::read_template_files(&args.templates, false).context("--templates")?;
+    let (published, templates) = watch::channel(templates);
+    let (following, shutdown) = (estafet_webapp::follow_template_files(args.templates, published), tasks.shutdown().clone());
+    tasks.spawn("templates", async move {
+        tokio::select! {
+            () = following => {}
+            () = shutdown.cancelled() => {}
+        }
+    });
     let days = |count: u32| Duration::from_secs(u64::from(count) * 24 * 3600);
     let config = estafet_chatd::Config {
         listen: args.listen,
@@ -172,7 +180,7 @@ pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
         keep_messages: days(args.keep_messages_days),
         keep_files: days(args.keep_files_days),
         oldest_protocol: args.oldest_protocol,
-        templates: Some(tokio::sync::watch::channel(templates).1),
+        templates: Some(templates),
         ..estafet_chatd::Config::new(args.data_dir)
     };
     let chatd = estafet_chatd::start(config, Clock::system(), tasks.clone()).await.context("the chat network")?;

@@ -140,6 +140,14 @@ pub(crate) fn accept(body: &[u8], rules: Rules<'_>) -> Result<Accepted, ApiError
     Ok(Accepted { input: input.to_owned(), recipient, body, asked_fallback })
 }
 
+/// The namespace that a template message names; `None` for what is no such message.
+pub(crate) fn template_namespace(body: &[u8]) -> Option<String> {
+    let request = parse_object(body).ok()?;
+    let kind = request.text("type", "type").ok()??;
+    let template = matches!(kind, "template" | "hsm").then(|| request.object(kind, kind).ok()?).flatten()?;
+    template.text("namespace", "namespace").ok()?.map(str::to_owned)
+}
+
 /// Reads the member named like the type.
 fn content<'a>(request: &'a Object<'_>, kind: &str, templates: &Library) -> Result<(&'static str, Content<'a>), ApiError> {
     match kind {
@@ -249,7 +257,7 @@ mod testing {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::template::Shelf;
+    use crate::template::sampled;
 
     /// A request of a type.
     pub(super) fn request(kind: &str, content: Value) -> Value {
@@ -261,7 +269,7 @@ mod testing {
     }
 
     pub(super) fn samples() -> Arc<Library> {
-        Shelf::load(&[], true).unwrap().current()
+        sampled(true).current()
     }
 
     /// What travels on under the name of the type.

@@ -14,7 +14,7 @@ use crate::{
     answer::{Answer, Outcome},
     app::App,
     json::parse_object,
-    message,
+    message::{self, Accepted},
     route::Reply,
 };
 
@@ -40,8 +40,7 @@ pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
     ready(&app)?;
     let caller_key = caller_key(&call.parts.headers)?;
     let tenant = call.tenant()?;
-    let templates = app.templates.current();
-    let accepted = message::accept(&body, app.message_rules(tenant.number, &templates))?;
+    let accepted = judge(&app, tenant.number, &body).await?;
     app.files.check(tenant.number, &estafet_media::reference::find(&accepted.body)).await?;
     if accepted.asked_fallback {
         app.metrics.asked_fallback();
@@ -73,6 +72,26 @@ pub(super) async fn send(app: Arc<App>, mut call: Call) -> Outcome {
         contacts: [Contact { input: &accepted.input, wa_id: accepted.recipient }],
         messages: [Message { id: MessageId::outgoing(accepted.recipient, key).to_string() }],
     }))
+}
+
+/// Checks a message; a template message by newer templates if those at hand are old or refuse it.
+async fn judge(app: &App, sender: WaId, body: &[u8]) -> Result<Accepted, ApiError> {
+    let now_ms = app.clock.now_ms();
+    let templates = app.templates.current();
+    let judged = message::accept(body, app.message_rules(sender, &templates));
+    let is_old = app.templates.is_old(now_ms);
+    if judged.is_ok() && !is_old {
+        return judged;
+    }
+    let Some(namespace) = message::template_namespace(body) else { return judged };
+    let is_refused = judged.as_ref().is_err_and(|error| templates.may_refuse(&namespace, error.code));
+    if !is_refused && !is_old {
+        return judged;
+    }
+    match app.templates.renewed(&templates, &namespace, is_refused, now_ms).await {
+        Some(newer) => message::accept(body, app.message_rules(sender, &newer)),
+        None => judged,
+    }
 }
 
 /// Names a send, so that repeating it within a day is harmless (an extension).

@@ -93,7 +93,7 @@ mod tests {
     use axum::{body::Body, http::Request};
     use tower::ServiceExt as _;
 
-    use super::*;
+    use super::{super::shelf::sampled, *};
 
     async fn call(router: &Router, method: &str, path: &str, body: &str) -> (u16, Value) {
         let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn templates_are_listed_added_replaced_and_removed() {
-        let router = router(Arc::new(Shelf::load(&[], true).unwrap()));
+        let router = router(Arc::new(sampled(true)));
         let names = async || {
             let (_, list) = call(&router, "GET", "/sandbox/templates", "").await;
             list["templates"].as_array().unwrap().len()
@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn r182_the_list_tells_how_many_parameters_each_template_takes() {
-        let router = router(Arc::new(Shelf::load(&[], true).unwrap()));
+        let router = router(Arc::new(sampled(true)));
         let (_, list) = call(&router, "GET", "/sandbox/templates", "").await;
         let told = |entry: &Value| (entry["name"].clone(), entry["language"].clone(), entry["parameters"].clone());
         let told: Vec<_> = list["templates"].as_array().unwrap().iter().map(told).collect();
@@ -155,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_with_a_bad_template_is_refused_whole() {
-        let router = router(Arc::new(Shelf::load(&[], false).unwrap()));
+        let router = router(Arc::new(sampled(false)));
         let list = json!({ "namespace": "ns", "templates": [
             { "name": "a", "language": "en", "components": [{ "type": "BODY", "text": "Hi" }] },
             { "name": "b", "language": "en", "components": [] } ] });

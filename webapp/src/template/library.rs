@@ -66,6 +66,17 @@ impl Library {
         self.namespaces.values().flat_map(Packs::values).map(Pack::len).sum()
     }
 
+    /// Whether there is a template of this namespace.
+    pub(super) fn knows(&self, namespace: &str) -> bool {
+        self.namespaces.contains_key(namespace)
+    }
+
+    /// Whether a message of this namespace may have been refused with this code for what the templates are.
+    pub(crate) fn may_refuse(&self, namespace: &str, code: Code) -> bool {
+        // Other parameters are wrong with the code of an unknown namespace, too.
+        (2000..2100).contains(&code.number()) || (code == Code::ParameterInvalid && !self.knows(namespace))
+    }
+
     /// All of them.
     pub(super) fn templates(&self) -> impl Iterator<Item = &Template> {
         self.namespaces.values().flat_map(Packs::values).flat_map(Pack::values).map(AsRef::as_ref)

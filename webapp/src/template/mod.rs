@@ -3,7 +3,8 @@
 //!
 //! * `language`, `pattern`, `model`: a template. `definition`: how templates are written down.
 //! * `library`: the templates there are. `call`: a request. `fill`: both together. All pure.
-//! * `shelf`: the library in use, loaded at the start. `control`: changing it, in the sandbox.
+//! * `packs`: when they are fetched again (pure). `source`: where they are fetched from.
+//! * `shelf`: the library in use. `control`: changing it, in the sandbox.
 //!
 //! The library is in memory: files are what lasts, and a replica has what its own files say.
 
@@ -14,8 +15,10 @@ mod fill;
 mod language;
 mod library;
 mod model;
+mod packs;
 mod pattern;
 mod shelf;
+mod source;
 
 use estafet_model::ApiError;
 pub(crate) use estafet_model::settings::webhook_url::is_web_address;
@@ -25,7 +28,10 @@ pub(crate) use definition::is_name;
 pub(crate) use language::Language;
 pub(crate) use library::Library;
 pub(crate) use shelf::Shelf;
-pub use shelf::{check_files as check_template_files, read_files as read_template_files};
+#[cfg(test)]
+pub(crate) use shelf::sampled;
+pub(crate) use source::Files;
+pub use source::{check_files as check_template_files, follow_files as follow_template_files, read_files as read_template_files};
 
 /// Longest text of a header, before and after substitution, in characters.
 const HEADER_LIMIT: usize = 60;

@@ -1,9 +1,11 @@
+use std::{fs, path::Path};
+
 use estafet_proto::v1::request::Action;
 use estafet_webapp::Config;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::world::{PHONE, World, registered};
+use super::world::{PHONE, START_MS, World, registered};
 
 fn order(name: &str, policy: &str) -> Value {
     json!({"to": PHONE, "type": "template", "template": {"namespace": "estafet_sandbox", "name": name,
@@ -55,4 +57,42 @@ async fn a_template_file_that_cannot_be_read_keeps_the_webapp_from_starting() {
     let config = Config { template_files: vec!["/nonexistent/templates.json".into()], ..registered() };
     let error = estafet_webapp::app(config, world.deps()).await.expect_err("there is no such file");
     assert!(error.to_string().contains("/nonexistent/templates.json"), "{error}");
+}
+
+/// Writes a file with templates of these names, without parameters.
+fn write_templates(file: &Path, names: &[&str]) {
+    let body = json!([{"type": "BODY", "text": "Hi"}]);
+    let entry = |name: &&str| json!({"name": name, "language": "en_US", "components": body});
+    let list = json!({"namespace": "shop", "templates": names.iter().map(entry).collect::<Vec<_>>()});
+    fs::write(file, list.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn r141_r142_r201_changed_templates_count_at_once_where_they_are_missed_and_after_seven_days_elsewhere() {
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("templates.json");
+    write_templates(&file, &["old"]);
+    let (world, _core, webapp) = World::ready_with(Config { template_files: vec![file.clone()], ..registered() }).await;
+    // A token does not live as long as the packs do.
+    let send = async |name: &str, later_ms: i64| {
+        world.clock.set(START_MS + later_ms);
+        let message = json!({"to": PHONE, "type": "template",
+            "template": {"namespace": "shop", "name": name, "language": {"code": "en_US"}}});
+        let got = webapp.post("/v1/messages", &webapp.admin().await, message).await;
+        (got.status, got.code())
+    };
+    assert_eq!(send("new", 0).await, (404, 2001));
+    write_templates(&file, &["old", "new"]);
+    assert_eq!(send("new", 59_999).await, (404, 2001), "one look a minute");
+    assert_eq!(send("new", 60_000).await, (201, 0), "found within the same call");
+
+    write_templates(&file, &["new"]);
+    assert_eq!(send("old", 60_000 + 6 * DAY_MS).await, (201, 0), "packs are good for seven days");
+    assert_eq!(send("old", 60_000 + 7 * DAY_MS).await, (201, 0));
+    assert_eq!(send("new", 61_000 + 7 * DAY_MS).await, (201, 0), "and are fetched after that, whatever they hold");
+    assert_eq!(send("old", 62_000 + 7 * DAY_MS).await, (404, 2001));
+
+    fs::write(&file, "{").unwrap();
+    assert_eq!(send("new", 70_000 + 14 * DAY_MS).await, (201, 0), "what cannot be fetched leaves what there was");
 }

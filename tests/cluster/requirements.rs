@@ -1,5 +1,7 @@
 //! Rows of the requirement list (tests/requirements.txt) that only a cluster shows.
 
+use std::fs;
+
 use anyhow::{Context as _, ensure};
 use estafet_harness::{
     Api, Cluster, Sink,
@@ -109,4 +111,28 @@ async fn r139_r147_r149_r172_the_next_owner_repeats_a_failed_callback_and_sessio
         .await?;
     ensure!(posted(&mut cluster, "webapp-0", "").await? == 0, "a webapp sent a callback");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r201_a_template_that_is_new_in_the_files_is_sent_and_shown_without_a_restart() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("templates.json");
+    let template = |name: &str| {
+        json!({ "namespace": "shop", "name": name, "language": "en", "components": [{ "type": "BODY", "text": "Hi" }] })
+    };
+    fs::write(&file, template("old").to_string())?;
+    let options = Cluster::options().sizes(1, 1, 1).shards(1).phones(1);
+    let cluster = options.environment("ESTAFET_TEMPLATES", file.to_str().context("a plain path")?).start().await?;
+    until("the shard has an owner", async || cluster.is_owned().await).await?;
+    let (admin, network) = (cluster.login().await?.pop().context("no webapp")?, cluster.phones()?);
+
+    fs::write(&file, template("new").to_string())?;
+    let name = json!({ "namespace": "shop", "name": "new", "language": { "code": "en" } });
+    until("the phone shows it", async || {
+        // It fails what it does not know until the network has looked at its files.
+        admin.send(&json!({ "to": PHONE, "type": "template", "template": name })).await?;
+        let inbox = network.inbox(PHONE).await?;
+        Ok(inbox.messages.iter().any(|message| message.content["rendered"]["body"] == "Hi"))
+    })
+    .await
 }

@@ -66,11 +66,7 @@ metadata:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- $annotations := $values.podAnnotations }}
-  {{- if and $root.Values.templates (include "estafet.uses" (list $root $role "templates")) }}
-  {{- $annotations = merge (dict "checksum/templates" (toJson $root.Values.templates | sha256sum)) $annotations }}
-  {{- end }}
-  {{- with $annotations }}
+  {{- with $values.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}

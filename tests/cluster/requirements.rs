@@ -117,9 +117,7 @@ async fn r139_r147_r149_r172_the_next_owner_repeats_a_failed_callback_and_sessio
 async fn r201_a_template_that_is_new_in_the_files_is_sent_and_shown_without_a_restart() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("templates.json");
-    let template = |name: &str| {
-        json!({ "namespace": "shop", "name": name, "language": "en", "components": [{ "type": "BODY", "text": "Hi" }] })
-    };
+    let template = |name: &str| json!({ "namespace": "shop", "name": name, "language": "en", "components": [{ "type": "BODY", "text": "Hi" }] });
     fs::write(&file, template("old").to_string())?;
     let options = Cluster::options().sizes(1, 1, 1).shards(1).phones(1);
     let cluster = options.environment("ESTAFET_TEMPLATES", file.to_str().context("a plain path")?).start().await?;

@@ -62,7 +62,13 @@ impl Shelf {
 
     /// Another library to judge a template message by that was judged by `seen`, if there is reason for one: `seen` is old, or
     /// it refused the message.
-    pub(crate) async fn renewed(&self, seen: &Arc<Library>, namespace: &str, was_refused: bool, now_ms: i64) -> Option<Arc<Library>> {
+    pub(crate) async fn renewed(
+        &self,
+        seen: &Arc<Library>,
+        namespace: &str,
+        was_refused: bool,
+        now_ms: i64,
+    ) -> Option<Arc<Library>> {
         let source = self.source.as_ref()?;
         let _turn = self.fetching.lock().await;
         let current = self.current();

@@ -57,8 +57,7 @@ impl Files {
         }
         for file in &self.files {
             let templates = read(file).map_err(Error::Config)?;
-            add(&mut library, templates)
-                .map_err(|full| Error::Config(format!("templates in {}: {full}", file.display())))?;
+            add(&mut library, templates).map_err(|full| Error::Config(format!("templates in {}: {full}", file.display())))?;
         }
         Ok(library)
     }
@@ -175,7 +174,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("templates.json");
         let list = |name: &str| {
-            json!({ "namespace": "n", "name": name, "language": "en", "components": [{ "type": "BODY", "text": "Hi" }] }).to_string()
+            json!({ "namespace": "n", "name": name, "language": "en", "components": [{ "type": "BODY", "text": "Hi" }] })
+                .to_string()
         };
         fs::write(&path, list("a")).unwrap();
         let (sender, mut known) = watch::channel(read_files(std::slice::from_ref(&path), false).unwrap());

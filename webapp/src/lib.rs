@@ -128,6 +128,7 @@ fn beside(app: &App, extra: Option<axum::Router>) -> Option<axum::Router> {
 fn canned_answers(app: &App) -> http::Overload {
     let bad_request = ApiError::new(Code::InvalidRequest, "The request head is malformed or too large");
     let too_many = ApiError::new(Code::Overloaded, "Too many connections");
+    let ambiguous = ApiError::new(Code::InvalidRequest, "Content-Length and Transfer-Encoding exclude each other");
     let render = |status: &str, error: &ApiError, more: &str| {
         let body = app.renderer.error_body(error);
         let head = format!(
@@ -139,5 +140,6 @@ fn canned_answers(app: &App) -> http::Overload {
     http::Overload {
         bad_request: render("400 Bad Request", &bad_request, ""),
         too_many: render("503 Service Unavailable", &too_many, "retry-after: 1\r\n"),
+        ambiguous: app.renderer.error_body(&ambiguous).into(),
     }
 }

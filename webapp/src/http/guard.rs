@@ -6,6 +6,7 @@
 //! * hyper answers what it cannot parse with an empty 400, 414 or 431 and closes. Such a head is
 //!   always the last thing it writes, ends the buffer, and has no `x-request-id`, which every
 //!   answer of ours has. It is replaced by one with a body.
+//! * A head that says in two ways where its body ends is noted ([`Head`]); the request is refused.
 //! * At the end the rest of the client's input is read and dropped for a bounded time, so that the
 //!   client finds the answer and not a reset.
 
@@ -21,12 +22,19 @@ use std::{
     time::Duration,
 };
 
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use bytes::{Buf as _, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
+
+use super::head::Head;
 
 /// How long and how much of the client's input is dropped at the end.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 8 << 20);
@@ -46,6 +54,20 @@ pub(crate) struct Overload {
     pub(crate) bad_request: Bytes,
     /// When there are too many connections.
     pub(crate) too_many: Bytes,
+    /// Body of the refusal of a request that says in two ways where its body ends.
+    pub(crate) ambiguous: Bytes,
+}
+
+impl Overload {
+    /// The refusal of such a request. What follows it is not read.
+    pub(crate) fn refuse_ambiguous(&self) -> Response {
+        let mut response = Response::new(Body::from(self.ambiguous.clone()));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
 }
 
 /// Shared between a connection's service and its socket.
@@ -53,6 +75,8 @@ pub(crate) struct Overload {
 pub(crate) struct Progress {
     serving: AtomicBool,
     requests: AtomicU64,
+    /// The head of the next request says in two ways where its body ends.
+    ambiguous: AtomicBool,
 }
 
 impl Progress {
@@ -60,16 +84,26 @@ impl Progress {
     pub(crate) fn begin(self: &Arc<Self>) -> Serving {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.serving.store(true, Ordering::Relaxed);
-        Serving(self.clone())
+        Serving { is_ambiguous: self.ambiguous.swap(false, Ordering::Relaxed), progress: self.clone() }
     }
 }
 
 /// A request in service.
-pub(crate) struct Serving(Arc<Progress>);
+pub(crate) struct Serving {
+    progress: Arc<Progress>,
+    is_ambiguous: bool,
+}
+
+impl Serving {
+    /// Whether its head says in two ways where its body ends.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.is_ambiguous
+    }
+}
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.serving.store(false, Ordering::Relaxed);
+        self.progress.serving.store(false, Ordering::Relaxed);
     }
 }
 
@@ -84,6 +118,7 @@ pub(crate) struct Guarded<T> {
     seen_requests: u64,
     waiting_since: Instant,
     head_began: Option<Instant>,
+    head: Head,
     write_stalled: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     /// What remains to be written instead of hyper's own answer.
@@ -108,6 +143,7 @@ impl<T> Guarded<T> {
             seen_requests: 0,
             waiting_since: now,
             head_began: None,
+            head: Head::default(),
             write_stalled: None,
             timer: Box::pin(tokio::time::sleep_until(now + limits.head)),
             replacement: Bytes::new(),
@@ -134,6 +170,7 @@ impl<T> Guarded<T> {
             self.seen_requests = requests;
             self.waiting_since = Instant::now();
             self.head_began = None;
+            self.head = Head::default();
         }
     }
 
@@ -162,6 +199,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         if let Poll::Ready(result) = Pin::new(&mut this.inner).poll_read(cx, buf) {
             if buf.filled().len() > before && !this.progress.serving.load(Ordering::Relaxed) {
                 this.head_began.get_or_insert_with(Instant::now);
+                this.head.feed(&buf.filled()[before..]);
+                if this.head.is_ambiguous() {
+                    this.progress.ambiguous.store(true, Ordering::Relaxed);
+                }
             }
             return Poll::Ready(result);
         }
@@ -267,7 +308,7 @@ mod tests {
 
     fn guarded<T>(inner: T) -> Guarded<T> {
         let second = Duration::from_secs(1);
-        let answers = Overload { bad_request: Bytes::from_static(b"REPLACED"), too_many: Bytes::new() };
+        let answers = Overload { bad_request: Bytes::from_static(b"REPLACED"), too_many: Bytes::new(), ambiguous: Bytes::new() };
         let limits = Limits { head: second, idle: second, write: second };
         Guarded::new(inner, limits, answers, Arc::default(), CancellationToken::new())
     }

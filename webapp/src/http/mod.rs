@@ -5,6 +5,7 @@
 //! the client read the answer before the connection goes.
 
 mod guard;
+mod head;
 mod server;
 
 pub(crate) use guard::Overload;

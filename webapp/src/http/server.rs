@@ -145,7 +145,10 @@ impl Server {
         peer: SocketAddr,
         progress: &Arc<Progress>,
     ) -> Result<axum::response::Response, std::convert::Infallible> {
-        let _serving = progress.begin();
+        let serving = progress.begin();
+        if serving.is_ambiguous() {
+            return Ok(self.answers.refuse_ambiguous());
+        }
         request.extensions_mut().insert(Peer(peer));
         self.router.clone().call(request).await
     }

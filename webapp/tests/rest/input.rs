@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::world::{Webapp, World, check, registered};
+use super::world::{PHONE, Webapp, World, check, registered};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -158,6 +158,31 @@ async fn what_hyper_refuses_has_the_envelope_too() {
         let body = body_of(&answer);
         assert_eq!((&body["errors"][0]["code"], &body["meta"]["api_status"]), (&json!(1025), &json!("stable")));
     }
+}
+
+#[tokio::test]
+async fn a_request_with_two_ends_is_refused_and_what_hides_in_its_body_is_not_served() {
+    let (_world, core, webapp) = World::ready().await;
+    let token = webapp.admin().await;
+    let message = format!(r#"{{"to":"{PHONE}","text":{{"body":"smuggled"}}}}"#);
+    let hidden = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{message}",
+        message.len()
+    );
+    let chunked = "transfer-encoding: chunked\r\n";
+    for (first, second) in [("content-length: 5\r\n", chunked), (chunked, "Content-Length: 5\r\n")] {
+        for before in ["", "\r\n", "GET / HTTP/1.1\r\nhost: x\r\n\r\n"] {
+            let head = format!("POST /v1/contacts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{first}{second}\r\n");
+            let answer = raw(&webapp, format!("{before}{head}0\r\n\r\n{hidden}").as_bytes()).await;
+            assert!(answer.contains("HTTP/1.1 400 ") && !answer.contains("HTTP/1.1 201 "), "{before}{first}{second}: {answer}");
+            assert!(answer.to_lowercase().contains("connection: close\r\n"), "{answer}");
+        }
+    }
+    assert_eq!(core.requests().len(), 0);
+    let fine =
+        format!("POST /v1/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n{chunked}\r\n");
+    let body = format!("{:x}\r\n{message}\r\n0\r\n\r\n", message.len());
+    assert!(raw(&webapp, format!("{fine}{body}").as_bytes()).await.starts_with("HTTP/1.1 201 "));
 }
 
 #[tokio::test]

@@ -184,6 +184,9 @@ pub(crate) struct SandboxArgs {
     /// Largest upload in bytes, up to 104857600.
     #[arg(long, env = "ESTAFET_SANDBOX_MAX_UPLOAD_BYTES", default_value_t = 64 << 20)]
     pub(crate) max_upload_bytes: u64,
+    /// Do not serve /openapi.json and /docs.
+    #[arg(long, env = "ESTAFET_SANDBOX_NO_DOCS")]
+    pub(crate) no_docs: bool,
     /// Use a network that runs elsewhere (host:port, may be repeated for fallback) instead of one in this process.
     #[arg(long, env = "ESTAFET_SANDBOX_NETWORK", value_delimiter = ',')]
     pub(crate) network: Vec<String>,

@@ -58,6 +58,8 @@ pub struct Config {
     pub template_control: bool,
     /// `media.max_upload_bytes`: most bytes of an uploaded file, up to 100 MiB.
     pub max_upload_bytes: u64,
+    /// Whether `/openapi.json` and its viewer `/docs` are served, to anybody who asks.
+    pub docs: bool,
     /// One unary call for each request instead of the batched stream (for comparisons only).
     pub naive: bool,
     /// Caps and rates.
@@ -153,6 +155,7 @@ impl Default for Config {
             sample_templates: false,
             template_control: false,
             max_upload_bytes: 64 << 20,
+            docs: true,
             naive: false,
             limits: Limits::default(),
         }

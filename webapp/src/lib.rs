@@ -11,8 +11,8 @@
 //! * `route`: the map, the streams to coreapps, holding. `contacts`, `settings`: their resources.
 //! * [`cluster`]: the map from the masters, connections to coreapps.
 //! * `numbers`: which numbers are served, and which one a request is for.
-//! * `http`: the server below the routes. `trace`: the timeline of a message (pure).
-//! * `exposition`, `served`, `census`: statistics in the words of the original.
+//! * `http`: the server below the routes. `openapi`: the routes as a document.
+//! * `exposition`, `served`, `census`: statistics in the words of the original. `trace`: the timeline of a message (pure).
 //!
 //! [`start`] serves on a listener; [`app`] gives the same routes for in-process use.
 
@@ -32,6 +32,7 @@ mod media;
 mod message;
 mod metrics;
 mod numbers;
+mod openapi;
 mod request;
 mod route;
 mod routes;

@@ -186,6 +186,9 @@ pub(crate) struct WebappArgs {
     /// Accept `http://` callback URLs to loopback hosts.
     #[arg(long, env = "ESTAFET_ALLOW_LOOPBACK_HTTP")]
     pub(crate) allow_loopback_http: bool,
+    /// Do not serve /openapi.json and /docs.
+    #[arg(long, env = "ESTAFET_NO_DOCS")]
+    pub(crate) no_docs: bool,
 }
 
 /// Options of `estafet chatd`.

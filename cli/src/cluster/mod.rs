@@ -136,6 +136,7 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
         initial_admin_password: args.admin_password,
         initial_webhook_url: args.webhook_url,
         limits: estafet_webapp::Limits::default().with_rates(Some(args.messages_per_second), Some(args.requests_per_second)),
+        docs: !args.no_docs,
         ..estafet_webapp::Config::default()
     };
     let map = estafet_webapp::cluster::follow(&args.master, &transport, &tasks);

@@ -212,6 +212,7 @@ fn webapp_config(args: &SandboxArgs) -> estafet_webapp::Config {
         sample_templates: true,
         template_control: true,
         max_upload_bytes: args.max_upload_bytes,
+        docs: !args.no_docs,
         naive: args.naive,
         limits: estafet_webapp::Limits::default().with_rates(args.messages_per_second, args.requests_per_second),
         ..estafet_webapp::Config::default()

@@ -5,14 +5,20 @@ use estafet_model::ApiError;
 /// Special characters of which a password needs one.
 const SPECIAL: &str = "`!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~";
 
+/// Characters of a password: the least, the most.
+pub(crate) const LENGTH: (usize, usize) = (8, 64);
+/// Characters of a name.
+pub(crate) const NAME_LENGTH: (usize, usize) = (4, 32);
+
 /// Paths under `/v1/users/`.
 const RESERVED: [&str; 2] = ["login", "logout"];
 
 /// Checks a password that is about to be set; `parameter` is how the refusal calls it.
 pub(crate) fn check_password(password: &str, parameter: &str) -> Result<(), ApiError> {
     let refused = |why: &str| Err(ApiError::invalid(parameter, why));
-    if !(8..=64).contains(&password.chars().count()) {
-        return refused("must have 8 to 64 characters");
+    let (least, most) = LENGTH;
+    if !(least..=most).contains(&password.chars().count()) {
+        return Err(ApiError::invalid(parameter, format_args!("must have {least} to {most} characters")));
     }
     if !password.chars().any(|c| c.is_ascii_digit()) {
         return refused("must contain a digit");
@@ -32,8 +38,9 @@ pub(crate) fn check_password(password: &str, parameter: &str) -> Result<(), ApiE
 /// Checks the name of a new account. A colon would make it useless: Basic credentials end there.
 pub(crate) fn check_username(username: &str) -> Result<(), ApiError> {
     let refused = |why: &str| Err(ApiError::invalid("username", why));
-    if !(4..=32).contains(&username.chars().count()) {
-        return refused("must have 4 to 32 characters");
+    let (least, most) = NAME_LENGTH;
+    if !(least..=most).contains(&username.chars().count()) {
+        return Err(ApiError::invalid("username", format_args!("must have {least} to {most} characters")));
     }
     if username.chars().any(|c| c == ':' || c == '/' || c.is_control()) {
         return refused("must not contain colons, slashes or control characters");

@@ -27,7 +27,10 @@ static DOCUMENT_BY_LINK: Shape = Shape::Object(&[LINK, PROVIDER, CAPTION, FILENA
 
 /// The members the file of a message has. With both an id and a link the id counts.
 pub(super) fn shape(kind: &str, value: &Json<'_>) -> &'static Shape {
-    let by_id = has(value, "id");
+    of_kind(kind, has(value, "id"))
+}
+
+fn of_kind(kind: &str, by_id: bool) -> &'static Shape {
     match (kind, by_id) {
         ("image" | "video", true) => &SHOWN_BY_ID,
         ("image" | "video", false) => &SHOWN_BY_LINK,
@@ -36,6 +39,11 @@ pub(super) fn shape(kind: &str, value: &Json<'_>) -> &'static Shape {
         (_, true) => &BY_ID,
         (_, false) => &BY_LINK,
     }
+}
+
+/// The members of a file of this kind, by id and by link.
+pub(super) fn shapes(kind: &str) -> impl Iterator<Item = &'static Shape> {
+    [true, false].map(|by_id| of_kind(kind, by_id)).into_iter()
 }
 
 /// For strict numbers: an id or a link, not both.

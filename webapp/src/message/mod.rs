@@ -12,6 +12,7 @@ mod interactive;
 mod location;
 mod media;
 mod reaction;
+pub(crate) mod schema;
 mod shape;
 mod template;
 mod text;

@@ -72,12 +72,12 @@ pub(super) enum Characters {
 /// A member of an object.
 pub(super) struct Member {
     pub(super) name: &'static str,
-    need: Need,
-    shape: Shape,
+    pub(super) need: Need,
+    pub(super) shape: Shape,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     /// May be absent.
     Optional,
     /// Must be there.

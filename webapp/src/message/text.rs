@@ -8,7 +8,7 @@ use super::shape::is_longer_than;
 use crate::json::Object;
 
 /// Longest text, in code points.
-const LIMIT: usize = 4096;
+pub(super) const LIMIT: usize = 4096;
 
 #[derive(Serialize)]
 pub(super) struct Text<'a> {

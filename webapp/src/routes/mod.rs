@@ -1,5 +1,5 @@
-//! The table of the API: path, method, who may call it, which rate it draws from, handler. One
-//! file a resource; extract, validate, route, render (spec/auth-and-users.md §6).
+//! The routes of the API, from [`table`]: path, method, who may call it, which rate it draws from, handler, description
+//! ([`openapi`]). One file a resource; extract, validate, route, render (spec/auth-and-users.md §6).
 
 mod callbacks;
 mod certificates;
@@ -13,8 +13,9 @@ mod profile;
 mod providers;
 mod services;
 mod settings;
-mod shards;
+pub(crate) mod shards;
 mod stats;
+mod table;
 mod trace;
 mod users;
 
@@ -33,20 +34,19 @@ use bytes::Bytes;
 use estafet_model::{ApiError, Code};
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
 
 use crate::{
     answer::{Answer, Outcome},
     app::{Admission, App},
     auth::{self, Access, Caller},
+    config::Config,
     http::Peer,
     limiter::Class,
     numbers::Tenant,
+    openapi::{self, Row},
     request,
 };
-
-use Access::{Account, AccountOrKey, Admin, Open};
-use Class::{Free, Messages, Others};
-use MethodFilter as M;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest `X-Request-ID` that is echoed.
@@ -106,96 +106,17 @@ impl Call {
 
 /// All routes.
 pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
-    let open_metrics = if app.config.open_metrics { Open } else { AccountOrKey };
-    let mut router = Router::new().route("/", method(M::GET, "/", Open, Free, root));
-    let table = [
-        ("/v1/users/login", vec![(M::POST, Open, Others, handler(login::login))]),
-        ("/v1/users/logout", vec![(M::POST, Account, Others, handler(login::logout))]),
-        ("/v1/users", vec![(M::POST, Admin, Others, handler(users::create))]),
-        (
-            "/v1/users/{username}",
-            vec![
-                (M::GET, Account, Others, handler(users::read)),
-                (M::PUT, Account, Others, handler(users::update)),
-                (M::DELETE, Admin, Others, handler(users::delete)),
-            ],
-        ),
-        ("/v1/estafet/callbacks", vec![(M::GET, Admin, Others, handler(callbacks::waiting))]),
-        (
-            "/v1/estafet/callbacks/dead-letters",
-            vec![(M::GET, Admin, Others, handler(callbacks::dead)), (M::POST, Admin, Others, handler(callbacks::move_dead))],
-        ),
-        ("/v1/estafet/callbacks/delivered", vec![(M::GET, Admin, Others, handler(callbacks::delivered))]),
-        ("/v1/estafet/callbacks/replay", vec![(M::POST, Admin, Others, handler(callbacks::replay))]),
-        ("/v1/estafet/messages/{id}/trace", vec![(M::GET, Admin, Others, handler(trace::read))]),
-        ("/v1/contacts", vec![(M::POST, Account, Others, handler(contacts::check))]),
-        (
-            "/v1/contacts/{wa_id}/identity",
-            vec![(M::GET, Account, Others, handler(identity::read)), (M::PUT, Account, Others, handler(identity::acknowledge))],
-        ),
-        ("/v1/messages", vec![(M::POST, Account, Messages, handler(messages::send))]),
-        ("/v1/messages/{id}", vec![(M::PUT, Account, Others, handler(messages::mark))]),
-        ("/v1/media", vec![(M::POST, Account, Others, handler(media::upload))]),
-        (
-            "/v1/media/{id}",
-            vec![(M::GET, Account, Others, handler(media::download)), (M::DELETE, Account, Others, handler(media::delete))],
-        ),
-        ("/v1/health", vec![(M::GET, AccountOrKey, Free, handler(health::read))]),
-        (
-            "/v1/settings/application",
-            vec![
-                (M::GET, Admin, Others, handler(settings::read)),
-                (M::PATCH, Admin, Others, handler(settings::change)),
-                (M::PUT, Admin, Others, handler(settings::change)),
-                (M::DELETE, Admin, Others, handler(settings::reset)),
-            ],
-        ),
-        (
-            "/v1/settings/business/profile",
-            vec![(M::GET, Admin, Others, handler(profile::read)), (M::POST, Admin, Others, handler(profile::change))],
-        ),
-        (
-            "/v1/settings/profile/about",
-            vec![
-                (M::GET, Admin, Others, handler(profile::read_about)),
-                (M::PATCH, Admin, Others, handler(profile::change_about)),
-            ],
-        ),
-        (
-            "/v1/certificates/webhooks/ca",
-            vec![
-                (M::GET, Admin, Others, handler(certificates::read)),
-                (M::POST, Admin, Others, handler(certificates::write)),
-                (M::PUT, Admin, Others, handler(certificates::write)),
-                (M::DELETE, Admin, Others, handler(certificates::remove)),
-            ],
-        ),
-        (
-            "/v1/account/shards",
-            vec![(M::GET, Admin, Others, handler(shards::read)), (M::POST, Admin, Others, handler(shards::change))],
-        ),
-        (
-            "/v1/settings/application/media/providers",
-            vec![(M::GET, Admin, Others, handler(providers::list)), (M::POST, Admin, Others, handler(providers::put))],
-        ),
-        (
-            "/v1/services/media/gc",
-            vec![
-                (M::PUT, Admin, Others, handler(services::collect_media)),
-                (M::POST, Admin, Others, handler(services::collect_media)),
-            ],
-        ),
-        ("/v1/settings/application/media/providers/{name}", vec![(M::DELETE, Admin, Others, handler(providers::delete))]),
-        ("/v1/stats/app", vec![(M::GET, AccountOrKey, Free, handler(stats::of_coreapps))]),
-        ("/v1/stats/db", vec![(M::GET, AccountOrKey, Free, handler(stats::of_database))]),
-        ("/v1/metrics", vec![(M::GET, AccountOrKey, Free, handler(stats::of_webapp))]),
-        ("/metrics", vec![(M::GET, open_metrics, Free, handler(stats::ours_or_of_webapp))]),
-    ];
-    for (path, methods) in table {
-        let served = methods.into_iter().fold(MethodRouter::new(), |served, (filter, access, class, handler)| {
+    let mut router = Router::new();
+    for (path, methods) in table::table(&app.config) {
+        let served = methods.into_iter().fold(MethodRouter::new(), |served, (name, access, class, handler, _)| {
+            // Every method of the table has a filter.
+            let filter = MethodFilter::try_from(name).unwrap_or(MethodFilter::GET);
             served.merge(method(filter, path, access, class, move |app, call| handler(app, call)))
         });
-        router = router.route(path, served.clone()).route(&format!("{path}/"), served);
+        router = router.route(path, served.clone());
+        if path != "/" {
+            router = router.route(&format!("{path}/"), served);
+        }
     }
     let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method).with_state(app.clone());
     let router = match extra {
@@ -207,6 +128,20 @@ pub(crate) fn router(app: Arc<App>, extra: Option<Router>) -> Router {
         renderer.error(ApiError::new(Code::Generic, "The request could not be completed")).map(axum::body::Body::new)
     };
     router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(with_request_id))
+}
+
+/// The OpenAPI document of all routes.
+pub(crate) fn document(config: &Config) -> OpenApi {
+    let rows = table::table(config).into_iter().flat_map(|(path, methods)| {
+        methods.into_iter().map(move |(method, access, class, _, describe)| Row {
+            path,
+            method,
+            access,
+            class,
+            description: describe(),
+        })
+    });
+    openapi::document(rows, &config.version)
 }
 
 type Handler = Arc<dyn Fn(Arc<App>, Call) -> futures::future::BoxFuture<'static, Outcome> + Send + Sync>;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The counts of the original.
-const MOST: u16 = 32;
+pub(crate) const MOST: u16 = 32;
 /// Bytes of a certificate.
 const CERTIFICATE: std::ops::RangeInclusive<usize> = 1..=8192;
 

@@ -10,6 +10,7 @@ mod keys;
 mod login;
 mod messages;
 mod numbers;
+mod openapi;
 mod requirements;
 mod routing;
 mod settings;

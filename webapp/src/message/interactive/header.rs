@@ -44,6 +44,11 @@ const DOCUMENT_BY_ID: Shape = Shape::Object(&[required("id", TEXT), FILENAME]);
 const DOCUMENT_BY_LINK: Shape = Shape::Object(&[required("link", URL), PROVIDER, FILENAME]);
 const FILENAME: Member = optional("filename", up_to(240));
 
+/// The types among the allowed ones, each with the members it may have.
+pub(in crate::message) fn layouts(allowed: &[Kind]) -> impl Iterator<Item = (&'static str, [&'static [Member]; 2])> {
+    LAYOUTS.iter().filter(|(_, kind, ..)| allowed.contains(kind)).map(|(name, _, by_link, by_id)| (*name, [*by_link, *by_id]))
+}
+
 /// The members a header has, going by its type. A medium with both an id and a link is the id's.
 pub(in crate::message) fn members(allowed: &[Kind], header: &Object<'_>) -> Result<&'static [Member], ApiError> {
     let refused = |why: &'static str| ApiError::new(Code::InvalidHeader, why);

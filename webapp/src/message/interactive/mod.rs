@@ -30,6 +30,11 @@ static KINDS: [(&str, &Shape); 9] = [
     ("address_message", &address::SHAPE),
 ];
 
+/// Every kind with its description.
+pub(super) fn kinds() -> impl Iterator<Item = (&'static str, &'static Shape)> {
+    KINDS.iter().copied()
+}
+
 /// The description of the kind that `interactive.type` names.
 pub(super) fn shape(interactive: &Json<'_>) -> Result<&'static Shape, ApiError> {
     let Json::Object(interactive) = interactive else {

@@ -12,6 +12,7 @@ mod idempotency;
 mod identity;
 mod limits;
 mod media;
+mod openapi;
 mod reading;
 mod replay;
 mod requirements;

@@ -1,4 +1,4 @@
-//! A server that speaks S3, for buckets: moto, which `make setup` puts below the target directory.
+//! A server that speaks S3, for buckets: moto, which `make test` puts below the target directory.
 
 use std::process::Stdio;
 
@@ -8,6 +8,8 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
 };
+
+use crate::environment::tool;
 
 /// What it takes for a key and its secret; any would do.
 pub const KEY: &str = "key";
@@ -27,12 +29,7 @@ impl Moto {
     /// Starts one on a free port of loopback.
     pub async fn start() -> anyhow::Result<Self> {
         estafet_runtime::install_crypto();
-        let test = std::env::current_exe()?;
-        // target/<profile>/deps/<test>
-        let target = test.ancestors().nth(3).context("the test has no target directory")?;
-        let server = target.join("tools/moto/bin/moto_server");
-        ensure!(server.is_file(), "{} is missing: run `make setup`", server.display());
-        let mut command = Command::new(server);
+        let mut command = Command::new(tool("moto/bin/moto_server")?);
         command.args(["-H", "127.0.0.1", "-p", "0"]).env("PYTHONUNBUFFERED", "1").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(process.stderr.take().context("no stderr")?).lines();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 /// The `estafet` binary: `ESTAFET_BIN` if set, otherwise the one that lies next to the running test in the target directory.
 ///
@@ -24,6 +24,16 @@ pub fn estafet_binary() -> anyhow::Result<PathBuf> {
         }
     }
     bail!("no `estafet` binary beside {}: run `cargo build -p estafet-cli` first, or set ESTAFET_BIN", test.display())
+}
+
+/// Something that tests start and `.ci/tools` installs, by its place below `target/tools`.
+pub fn tool(place: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe().context("the running test has no path")?;
+    // target/<profile>/deps/<test>
+    let target = test.ancestors().nth(3).context("the test has no target directory")?;
+    let tool = target.join("tools").join(place);
+    ensure!(tool.is_file(), "{} is missing: run `.ci/tools`", tool.display());
+    Ok(tool)
 }
 
 #[allow(clippy::disallowed_methods, reason = "a test has no configuration; this is where it reads its one variable")]

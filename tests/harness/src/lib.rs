@@ -8,7 +8,7 @@
 //!   [`roads`]: one between any two processes of a cluster. [`network`]: the kernel loses packets instead.
 //! * [`load`]: senders that go on through faults. [`verdict`]: what must hold afterwards.
 //! * [`volume`]: a small volume that can be filled.
-//! * [`bucket`]: a server that speaks S3.
+//! * [`bucket`]: a server that speaks S3. [`schemathesis`]: requests made from an OpenAPI document.
 //! * [`vectors`]: requests, answers and callbacks as data. [`process`]: children that end with their owner.
 //!
 //! Everything listens on a port of its own on loopback and lives in a temporary directory. Nothing here sleeps:
@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod raw;
 pub mod roads;
 pub mod sandbox;
+pub mod schemathesis;
 pub mod sink;
 pub mod vectors;
 pub mod verdict;

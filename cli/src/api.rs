@@ -36,13 +36,24 @@ impl Api {
         self.call(Method::GET, path, None).await
     }
 
+    /// Status and text of an answer, whatever it says.
+    pub(crate) async fn look(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        let response = self.request(Method::GET, path).send().await;
+        let response = response.with_context(|| format!("no server answers at {}", self.base))?;
+        Ok((response.status().as_u16(), response.text().await.context("the answer broke off")?))
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
     /// Calls the sandbox; anything but success becomes an error that says what the sandbox said.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let url = format!("{}{path}", self.base);
-        let mut request = self.client.request(method, &url);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Drill(estafet_drill::Args),
     /// Show shards, owners, epochs, backlog and connections of a sandbox or, with --masters, of a cluster.
     Status(StatusArgs),
+    /// Gather health, settings, statistics, status, configuration and logs in one file, without secrets, for whoever helps.
+    SupportBundle(Box<crate::support::SupportArgs>),
     /// Measure: accept rate and full cycles, with and without batching.
     Bench(estafet_bench::Args),
     /// Print a completion script for a shell.

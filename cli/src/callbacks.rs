@@ -42,6 +42,16 @@ impl Server {
         api.log_in(&self.user, &self.password).await?;
         Ok(api)
     }
+
+    /// The server, to which later calls are those of nobody.
+    pub(crate) fn anonymous(&self) -> anyhow::Result<Api> {
+        Api::new(&self.url)
+    }
+
+    /// The password that was given; empty without one.
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod args;
 mod callbacks;
 mod certs;
 mod cluster;
+mod configuration;
 mod database;
 mod drill;
 mod local_cluster;
@@ -14,12 +15,14 @@ mod output;
 mod phone;
 mod sandbox;
 mod status;
+mod support;
 mod template;
 mod trace;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
+use serde_json::Value;
 
 use args::{Cli, Command};
 
@@ -30,14 +33,19 @@ const EX_USAGE: u8 = 64;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut Cli::command()).exit(),
+    };
+    let configuration = configuration::of(&Cli::command(), &matches);
     estafet_runtime::install_crypto();
     estafet_runtime::telemetry::init(cli.log_json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("the async runtime could not be started")),
     };
-    let result = runtime.block_on(run(cli.command));
+    let result = runtime.block_on(run(cli.command, configuration));
     // What still runs now was given its time; nothing may keep the process from ending.
     runtime.shutdown_background();
     match result {
@@ -46,13 +54,13 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+async fn run(command: Command, configuration: Value) -> anyhow::Result<()> {
     match command {
-        Command::Sandbox(args) => sandbox::run(*args).await,
-        Command::Master(args) => cluster::master(*args).await,
-        Command::Coreapp(args) => cluster::coreapp(*args).await,
-        Command::Webapp(args) => cluster::webapp(*args).await,
-        Command::Chatd(args) => cluster::chatd(*args).await,
+        Command::Sandbox(args) => sandbox::run(*args, configuration).await,
+        Command::Master(args) => cluster::master(*args, configuration).await,
+        Command::Coreapp(args) => cluster::coreapp(*args, configuration).await,
+        Command::Webapp(args) => cluster::webapp(*args, configuration).await,
+        Command::Chatd(args) => cluster::chatd(*args, configuration).await,
         Command::Certs(args) => certs::run(args),
         Command::Number(args) => number::run(args).await,
         Command::Callbacks(args) => callbacks::run(args).await,
@@ -63,6 +71,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Status(args) => status::run(args).await,
         Command::Cluster(args) => local_cluster::run(*args).await,
         Command::Drill(args) => drill::run(args).await,
+        Command::SupportBundle(args) => support::run(*args).await,
         Command::Bench(args) => estafet_bench::run(args).await,
         Command::Completions { shell } => {
             args::completions(shell);

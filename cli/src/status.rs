@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{api::Api, args::StatusArgs, output::line};
 
-mod cluster;
+pub(crate) mod cluster;
 
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.target.url)?;

@@ -18,6 +18,7 @@ mod replay;
 mod requirements;
 mod shards;
 mod statistics;
+mod support;
 mod templates;
 mod text;
 mod trace;

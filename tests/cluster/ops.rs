@@ -41,6 +41,13 @@ async fn a_process_is_ready_while_it_has_what_its_role_needs() -> anyhow::Result
     all_are_ready(&mut cluster).await?;
     let metrics = cluster.member("webapp-0")?.ops()?.call(Method::GET, "/metrics", None).await?;
     ensure!(metrics.text.contains("# TYPE webapp_map_epochs gauge"), "{}", metrics.text);
+    for name in ALL {
+        let member = cluster.member(name)?;
+        let (ops, command) = (member.ops()?, member.role().command());
+        let configuration = ops.call(Method::GET, "/configuration", None).await?;
+        ensure!(configuration.body["command"] == command, "{name}: {}", configuration.text);
+        ensure!(configuration.body["options"]["ops_listen"]["from"] == "command line", "{name}: {}", configuration.text);
+    }
     without_the_database(&mut cluster).await?;
     without_etcd(&mut cluster).await?;
     without_a_master(&mut cluster).await?;

@@ -30,12 +30,12 @@ const STOP: Duration = Duration::from_secs(5);
 const FINISH: Duration = Duration::from_secs(3);
 
 /// Runs a master until SIGTERM or SIGINT.
-pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
+pub(crate) async fn master(args: MasterArgs, configuration: Value) -> anyhow::Result<()> {
     let Some(count) = ShardCount::new(args.shards) else {
         return Err(Misconfigured(vec![format!("--shards {}: a power of two, 1 to 256", args.shards)]).into());
     };
     let (clock, tasks) = (Clock::system(), Tasks::new());
-    let ops = Listener::open(&args.ops, "master", &tasks).await?;
+    let ops = Listener::open(&args.ops, "master", &configuration, &tasks).await?;
     let store = open_store(&args.database_url, "estafet-master").await?;
     let (listener, bound) = bind(args.listen).await?;
     let config = estafet_master::Config {
@@ -55,13 +55,13 @@ pub(crate) async fn master(args: MasterArgs) -> anyhow::Result<()> {
 }
 
 /// Runs a coreapp until SIGTERM or SIGINT; then hands its shards over.
-pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
+pub(crate) async fn coreapp(args: CoreappArgs, configuration: Value) -> anyhow::Result<()> {
     let key = args.network_key.as_deref().map(read_key).transpose()?;
     let (boot, tasks) = (estafet_runtime::boot_id(), Tasks::new());
     let transport = transport(&args.tls, Role::Coreapp, Some(&args.node), Some(args.listen), &tasks)?;
     let prefix = args.etcd.etcd_prefix.clone();
     let etcd = if args.etcd.etcd.is_empty() { None } else { Some(members(args.etcd)?) };
-    let ops = Listener::open(&args.ops, "coreapp", &tasks).await?;
+    let ops = Listener::open(&args.ops, "coreapp", &configuration, &tasks).await?;
     let application = estafet_store::session_name(&args.node, boot);
     let store = open_store(&args.database_url, &application).await?;
     let blobs = args.media.open(None).await?;
@@ -115,11 +115,11 @@ pub(crate) async fn coreapp(args: CoreappArgs) -> anyhow::Result<()> {
 }
 
 /// Runs a webapp until SIGTERM or SIGINT.
-pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
+pub(crate) async fn webapp(args: WebappArgs, configuration: Value) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let transport = transport(&args.tls, Role::Webapp, None, None, &tasks)?;
     let https = https(args.https_cert.as_deref().zip(args.https_key.as_deref()), &tasks)?;
-    let ops = Listener::open(&args.ops, "webapp", &tasks).await?;
+    let ops = Listener::open(&args.ops, "webapp", &configuration, &tasks).await?;
     let store = open_store(&args.database_url, "estafet-webapp").await?;
     let blobs = args.media.open(None).await?;
     let (listener, bound) = bind(args.listen).await?;
@@ -160,10 +160,10 @@ pub(crate) async fn webapp(args: WebappArgs) -> anyhow::Result<()> {
 }
 
 /// Runs the chat network until SIGTERM or SIGINT.
-pub(crate) async fn chatd(args: ChatdArgs) -> anyhow::Result<()> {
+pub(crate) async fn chatd(args: ChatdArgs, configuration: Value) -> anyhow::Result<()> {
     ensure!(args.control.ip().is_loopback(), "--control {}: a loopback address", args.control);
     let tasks = Tasks::new();
-    let ops = Listener::open(&args.ops, "chatd", &tasks).await?;
+    let ops = Listener::open(&args.ops, "chatd", &configuration, &tasks).await?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("--data-dir {}", args.data_dir.display()))?;
     let templates = estafet_webapp::read_template_files(&args.templates, false).context("--templates")?;
     let (published, templates) = watch::channel(templates);

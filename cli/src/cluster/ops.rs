@@ -11,6 +11,7 @@ use estafet_master::Standing;
 use estafet_model::{ShardMap, WaId};
 use estafet_runtime::{Ops, Tasks};
 use estafet_store::SharedStore;
+use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 
 use super::{args::OpsArgs, bind};
@@ -18,7 +19,7 @@ use super::{args::OpsArgs, bind};
 /// How long the database may take: probes wait a second, if nobody says otherwise.
 const DATABASE: Duration = Duration::from_millis(800);
 
-/// `/livez`, `/readyz` and `/metrics` of this process.
+/// `/livez`, `/readyz`, `/metrics` and `/configuration` of this process.
 pub(super) struct Listener {
     ops: Ops,
     address: SocketAddr,
@@ -26,9 +27,11 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Listens; the process is live, and not ready.
-    pub(super) async fn open(args: &OpsArgs, role: &'static str, tasks: &Tasks) -> anyhow::Result<Self> {
+    pub(super) async fn open(args: &OpsArgs, role: &'static str, configuration: &Value, tasks: &Tasks) -> anyhow::Result<Self> {
         let (listener, address) = bind(args.ops_listen).await.context("--ops-listen")?;
-        Ok(Self { ops: Ops::serve(listener, role, tasks), address })
+        let ops = Ops::serve(listener, role, tasks);
+        ops.show_configuration(configuration);
+        Ok(Self { ops, address })
     }
 
     pub(super) fn address(&self) -> SocketAddr {

@@ -24,11 +24,21 @@ pub(crate) struct Sandbox {
     pub(crate) store: SharedStore,
     pub(crate) map: watch::Receiver<ShardMap>,
     pub(crate) phones: Phones,
+    /// What it was started with, without secrets.
+    pub(crate) configuration: Value,
 }
 
 /// Routes below `/sandbox/`.
 pub(crate) fn router(sandbox: Sandbox) -> Router {
-    Router::new().route("/sandbox/status", get(status)).route("/sandbox/conflict", post(conflict)).with_state(sandbox)
+    Router::new()
+        .route("/sandbox/status", get(status))
+        .route("/sandbox/configuration", get(configuration))
+        .route("/sandbox/conflict", post(conflict))
+        .with_state(sandbox)
+}
+
+async fn configuration(State(sandbox): State<Sandbox>) -> Json<Value> {
+    Json(sandbox.configuration)
 }
 
 async fn status(State(sandbox): State<Sandbox>) -> Json<Value> {

@@ -41,7 +41,7 @@ const HOLD_TRIES: u32 = 10;
 const HOLD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a sandbox until SIGTERM or SIGINT.
-pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: SandboxArgs, configuration: serde_json::Value) -> anyhow::Result<()> {
     let shards = check(&args)?;
     let (clock, boot, tasks) = (Clock::system(), estafet_runtime::boot_id(), Tasks::new());
     let mut holder = Holder {
@@ -87,6 +87,7 @@ pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<()> {
         store: store.clone(),
         map: local.map(),
         phones: chatd.phones.clone(),
+        configuration,
     });
     let deps = estafet_webapp::Deps {
         store: store.clone(),

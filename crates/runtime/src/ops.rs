@@ -1,4 +1,5 @@
-//! What operators and orchestrators ask every process: `/livez`, `/readyz`, `/metrics`.
+//! What operators and orchestrators ask every process: `/livez`, `/readyz`, `/metrics`; and, for callers on the same
+//! machine alone, `/configuration`.
 //!
 //! Live is a process that answers at all; nothing outside it counts, because a restart would not bring that
 //! back. Ready is one that has what its role needs, asked anew (**I11**); what is missing is named.
@@ -50,13 +51,14 @@ pub struct Ops(Arc<State>);
 struct State {
     role: &'static str,
     check: OnceLock<Check>,
+    configuration: OnceLock<String>,
     last: Mutex<Option<(Instant, Missing)>>,
 }
 
 impl Ops {
     /// Answers on `listener`: not ready yet, see [`Ops::ready_unless`].
     pub fn serve(listener: TcpListener, role: &'static str, tasks: &Tasks) -> Self {
-        let ops = Self(Arc::new(State { role, check: OnceLock::new(), last: Mutex::default() }));
+        let ops = Self(Arc::new(State { role, check: OnceLock::new(), configuration: OnceLock::new(), last: Mutex::default() }));
         let (shutdown, accepting) = (tasks.shutdown().clone(), ops.clone().accept(listener, tasks.clone()));
         tasks.spawn("ops", async move {
             tokio::select! {
@@ -76,6 +78,12 @@ impl Ops {
     {
         // A second one is not taken.
         let _ = self.0.check.set(Box::new(move || Box::pin(missing())));
+    }
+
+    /// What the process was started with, without secrets. Only the first call counts.
+    pub fn show_configuration(&self, configuration: &serde_json::Value) {
+        // A second one is not taken.
+        let _ = self.0.configuration.set(format!("{configuration}\n"));
     }
 
     async fn accept(self, listener: TcpListener, tasks: Tasks) {
@@ -102,7 +110,7 @@ impl Ops {
     }
 
     async fn connection(self, stream: TcpStream, peer: SocketAddr) {
-        let service = service_fn(|request| self.answer(request));
+        let service = service_fn(|request| self.answer(request, peer));
         let serving =
             http1::Builder::new().keep_alive(false).header_read_timeout(None).serve_connection(TokioIo::new(stream), service);
         match timeout(CONNECTION, serving).await {
@@ -112,7 +120,7 @@ impl Ops {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Full<Bytes>>, Infallible> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET or HEAD\n".to_owned()));
         }
@@ -120,7 +128,15 @@ impl Ops {
             "/livez" => text(StatusCode::OK, "text/plain", "live\n".to_owned()),
             "/readyz" => self.readiness().await,
             "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", metrics::render()),
-            _ => text(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz and /metrics are here\n".to_owned()),
+            // It names hosts, numbers and paths.
+            "/configuration" if !peer.ip().to_canonical().is_loopback() => {
+                text(StatusCode::FORBIDDEN, "text/plain", "for callers on this machine\n".to_owned())
+            }
+            "/configuration" => match self.0.configuration.get() {
+                Some(configuration) => text(StatusCode::OK, "application/json", configuration.clone()),
+                None => text(StatusCode::NOT_FOUND, "text/plain", "it was not told\n".to_owned()),
+            },
+            _ => text(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz, /metrics and /configuration are here\n".to_owned()),
         })
     }
 
@@ -201,6 +217,9 @@ mod tests {
         assert_eq!(ask(address, "HEAD", "/readyz").await, (200, String::new()));
         assert!(ask(address, "GET", "/metrics?x=1").await.1.contains("estafet_ops_test_total"));
         assert_eq!(ask(address, "GET", "/").await.0, 404);
+        assert_eq!(ask(address, "GET", "/configuration").await.0, 404);
+        ops.show_configuration(&serde_json::json!({ "command": "test" }));
+        assert_eq!(ask(address, "GET", "/configuration").await, (200, "{\"command\":\"test\"}\n".to_owned()));
         assert_eq!(ask(address, "POST", "/livez").await.0, 405);
     }
 

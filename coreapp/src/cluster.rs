@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
+use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId, protocol};
 use estafet_proto::v1::{self, MasterOrder, NodeReport, Ownership, cluster_client::ClusterClient, master_order::Order};
 use estafet_runtime::{Backoff, Tasks};
 use estafet_store::Fence;
@@ -172,9 +172,15 @@ impl Cluster {
         let shutdown = self.tasks.shutdown().clone();
         let reporting = async {
             let mut backoff = Backoff::new(Duration::from_millis(20), DIAL);
+            let mut refusal = String::new();
             loop {
                 match self.attach(&master).await {
                     Ok(()) => backoff.reset(),
+                    // Told once, not with every try.
+                    Err(status) if status.code() == tonic::Code::FailedPrecondition && status.message() != refusal => {
+                        tracing::error!(master, why = status.message(), "a master does not go together with this release");
+                        status.message().clone_into(&mut refusal);
+                    }
                     Err(status) => tracing::debug!(master, %status, "not attached to a master"),
                 }
                 tokio::time::sleep(backoff.next_delay()).await;
@@ -209,7 +215,11 @@ impl Cluster {
         loop {
             tokio::select! {
                 order = next(&mut orders) => match order? {
-                    Some(order) => self.obey(order),
+                    Some(order) => {
+                        protocol::agree("master", order.protocol)
+                            .map_err(|error| tonic::Status::failed_precondition(error.to_string()))?;
+                        self.obey(order);
+                    }
                     None => return Ok(()),
                 },
                 _ = beat.tick() => {}
@@ -245,6 +255,7 @@ impl Cluster {
             handed: duties.handed().map(handoff::wire).collect(),
             network: Some(network),
             database: Some(database),
+            protocol: protocol::PROTOCOL,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use estafet_model::{ApiError, WaId};
+use estafet_model::{ApiError, WaId, protocol};
 use estafet_proto::v1::{
     self, OutcomeFrame, ReadStatsRequest, ReadStatsResponse, ReloadSettingsRequest, ReloadSettingsResponse, RequestFrame,
     data_server::{Data, DataServer},
@@ -66,7 +66,7 @@ impl Data for DataService {
         let (outcome_sender, outcomes) = mpsc::channel(CREDITS as usize + 1);
         let (frame_sender, frames) = mpsc::channel(8);
         let tasks = self.node.tasks().clone();
-        tasks.spawn("outcome writer", write_outcomes(self.node.clone(), outcomes, frame_sender));
+        tasks.spawn("outcome writer", write_outcomes(self.node.clone(), outcomes, frame_sender.clone()));
         let (service, shutdown) = (Self { node: self.node.clone() }, tasks.shutdown().clone());
         tasks.spawn("request reader", async move {
             loop {
@@ -75,6 +75,12 @@ impl Data for DataService {
                     () = shutdown.cancelled() => return,
                 };
                 let Ok(Some(frame)) = frame else { return };
+                if let Err(error) = protocol::agree("webapp", frame.protocol) {
+                    tracing::warn!(%error, "a webapp that is refused");
+                    // The webapp may have left already.
+                    let _ = frame_sender.send(Err(Status::failed_precondition(error.to_string()))).await;
+                    return;
+                }
                 for request in frame.requests {
                     let reply = Reply::Stream { correlation: request.correlation, outcomes: outcome_sender.clone() };
                     service.dispatch(request, reply);
@@ -118,7 +124,8 @@ async fn write_outcomes(
     let shutdown = node.tasks().shutdown().clone();
     let mut tick = interval(STATE_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let greeting = OutcomeFrame { outcomes: Vec::new(), credits: CREDITS, states: node.state().snapshot() };
+    let greeting =
+        OutcomeFrame { outcomes: Vec::new(), credits: CREDITS, states: node.state().snapshot(), protocol: protocol::PROTOCOL };
     if frames.send(Ok(greeting)).await.is_err() {
         return;
     }
@@ -133,7 +140,7 @@ async fn write_outcomes(
             _ = tick.tick() => node.state().snapshot(),
             () = shutdown.cancelled() => return,
         };
-        let frame = OutcomeFrame { credits: batch.len() as u32, outcomes: batch, states };
+        let frame = OutcomeFrame { credits: batch.len() as u32, outcomes: batch, states, protocol: protocol::PROTOCOL };
         if frames.send(Ok(frame)).await.is_err() {
             return;
         }

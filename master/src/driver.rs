@@ -12,7 +12,7 @@ use std::{
 };
 
 use estafet_etcd::{Node, follow::Copied};
-use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId};
+use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId, protocol::PROTOCOL};
 use estafet_proto::v1::{self, master_order::Order};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{NumberRow, OwnerRow, SharedStore, Switch};
@@ -448,7 +448,7 @@ impl Driver {
 
     /// An order that cannot be delivered is not repeated: the core sees by the reports what was not done.
     fn order(&self, term: i64, node: &NodeName, order: Order) {
-        let order = v1::MasterOrder { term, order: Some(order) };
+        let order = v1::MasterOrder { term, order: Some(order), protocol: PROTOCOL };
         if self.links.get(node).is_none_or(|(_, orders)| orders.try_send(Ok(order)).is_err()) {
             tracing::warn!(node, "an order could not be sent");
         }

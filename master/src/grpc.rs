@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
-use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId};
+use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId, protocol};
 use estafet_proto::v1::{
     self, ClusterStatus, MapUpdate, MasterOrder, NodeReport, ReachAnswer, ReachReport, StatusRequest, WatchMapRequest,
     cluster_server::{Cluster, ClusterServer},
@@ -60,6 +60,7 @@ impl Cluster for Service {
 
     async fn watch_map(&self, request: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
         Peer::admit(&request, &[Role::Webapp])?;
+        understands("webapp", request.get_ref().protocol)?;
         let (updates, stream) = mpsc::channel(8);
         let (handle, shutdown) = (self.handle.clone(), self.tasks.shutdown().clone());
         self.tasks.spawn("map", async move {
@@ -129,7 +130,7 @@ async fn push_map(handle: Handle, updates: mpsc::Sender<Result<MapUpdate, Status
         let entries = map.borrow_and_update().clone();
         let news: Vec<&MapEntry> = entries.iter().filter(|entry| told.get(&entry.key) != Some(&entry.epoch)).collect();
         told.extend(news.iter().map(|entry| (entry.key, entry.epoch)));
-        let update = MapUpdate { entries: news.into_iter().map(wire_entry).collect() };
+        let update = MapUpdate { entries: news.into_iter().map(wire_entry).collect(), protocol: protocol::PROTOCOL };
         if updates.send(Ok(update)).await.is_err() {
             return;
         }
@@ -149,7 +150,16 @@ fn speaks_for_itself(report: Report, identity: Option<&Identity>) -> Result<Repo
     }
 }
 
+/// Refuses a peer of a release that is too far from this one.
+fn understands(peer: &'static str, version: u32) -> Result<(), Status> {
+    match protocol::agree(peer, version) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Status::failed_precondition(error.to_string())),
+    }
+}
+
 fn read_report(report: NodeReport) -> Result<Report, Status> {
+    understands("coreapp", report.protocol)?;
     let boot = BootId::from_slice(&report.boot).ok_or_else(|| Status::invalid_argument("boot: 16 bytes"))?;
     if report.node.is_empty() || report.node.len() > 128 || report.address.is_empty() || report.address.len() > 256 {
         return Err(Status::invalid_argument("node and address: not empty, not long"));
@@ -211,4 +221,29 @@ pub(crate) fn wire_reach(reach: Reach) -> v1::Reach {
 /// An epoch of the wire; one that is too large leaves room for the next.
 fn read_epoch(epoch: u64) -> Epoch {
     Epoch::new(u32::try_from(epoch).unwrap_or(u32::MAX - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use estafet_model::protocol::PROTOCOL;
+
+    use super::*;
+
+    #[test]
+    fn r190_a_report_of_the_next_release_is_heard_and_one_of_a_later_release_refused() {
+        let report = |protocol| NodeReport {
+            node: "coreapp-0".to_owned(),
+            boot: vec![7; 16].into(),
+            address: "127.0.0.1:1".to_owned(),
+            protocol,
+            ..NodeReport::default()
+        };
+        for protocol in [0, PROTOCOL, PROTOCOL + 1] {
+            assert!(read_report(report(protocol)).is_ok(), "{protocol}");
+        }
+        let refused = read_report(report(PROTOCOL + 2)).map(drop).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        let versions = [format!("coreapp speaks version {}", PROTOCOL + 2), format!("this process version {PROTOCOL}")];
+        assert!(versions.iter().all(|version| refused.message().contains(version)), "{refused}");
+    }
 }

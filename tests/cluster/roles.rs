@@ -47,7 +47,7 @@ async fn call(method: &str, master: Channel, coreapp: Channel, node: &str) -> Co
             Ok(orders) => orders.into_inner().message().await.map(drop),
             Err(status) => Err(status),
         },
-        "watch_map" => cluster.watch_map(WatchMapRequest {}).await.map(drop),
+        "watch_map" => cluster.watch_map(WatchMapRequest::default()).await.map(drop),
         "report_reach" => cluster.report_reach(ReachReport::default()).await.map(drop),
         "status" => cluster.status(StatusRequest {}).await.map(drop),
         "exchange" => data.exchange(tokio_stream::empty()).await.map(drop),

@@ -1,5 +1,5 @@
 //! The drills that people run, at a low rate: a cluster loses owners by death and by orderly end, a number changes its
-//! shard count, and nothing is lost, doubled or reordered (**I1**-**I6**, F1, F16). How long accepting paused is measured on quiet machines, not here.
+//! shard count, every process is replaced, and nothing is lost, doubled or reordered (**I1**-**I6**, F1, F16). How long accepting paused is measured on quiet machines, not here.
 
 use std::collections::BTreeMap;
 
@@ -53,5 +53,15 @@ async fn owners_that_are_asked_to_end_lose_double_and_reorder_nothing() -> anyho
 async fn a_shard_count_that_changes_loses_doubles_and_reorders_nothing() -> anyhow::Result<()> {
     let outcome = drill(Drill::Reshard, 1).await?;
     assert_whole(&outcome);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r190_a_rolling_upgrade_and_its_way_back_cost_no_request() -> anyhow::Result<()> {
+    let outcome = drill(Drill::Rolling, 1).await?;
+    assert_whole(&outcome);
+    assert_eq!(outcome.counts.failures(), 0, "{:?}", outcome.counts.failed);
+    // Two masters, three coreapps and two webapps, forth and back.
+    assert!(outcome.samples[0].moves > 0 && outcome.samples[0].victims.starts_with("14 "), "{:?}", outcome.samples);
     Ok(())
 }

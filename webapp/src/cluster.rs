@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{BootId, Epoch, Owner, Shard, ShardCount, ShardMap, WaId};
+use estafet_model::{BootId, Epoch, Owner, Shard, ShardCount, ShardMap, WaId, protocol};
 use estafet_proto::v1::{self, WatchMapRequest, cluster_client::ClusterClient};
 use estafet_runtime::{Backoff, Tasks};
 use estafet_tls::{Role, Transport};
@@ -40,9 +40,15 @@ pub fn follow(masters: &[String], transport: &Transport, tasks: &Tasks) -> watch
 async fn follow_one(master: String, transport: Transport, map: watch::Sender<ShardMap>, tasks: Tasks) {
     let following = async {
         let mut backoff = Backoff::new(Duration::from_millis(20), DIAL);
+        let mut refusal = String::new();
         loop {
             match watch_map(&master, &transport, &map).await {
                 Ok(()) => backoff.reset(),
+                // Told once, not with every try.
+                Err(status) if status.code() == tonic::Code::FailedPrecondition && status.message() != refusal => {
+                    tracing::error!(master, why = status.message(), "a master does not go together with this release");
+                    status.message().clone_into(&mut refusal);
+                }
                 Err(status) => tracing::debug!(master, %status, "no map from this master"),
             }
             tokio::time::sleep(backoff.next_delay()).await;
@@ -58,8 +64,9 @@ async fn watch_map(master: &str, transport: &Transport, map: &watch::Sender<Shar
     let endpoint = endpoint(master).map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
     let connecting = transport.connect(&endpoint, Role::Master).await;
     let channel = connecting.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-    let mut updates = ClusterClient::new(channel).watch_map(WatchMapRequest {}).await?.into_inner();
+    let mut updates = ClusterClient::new(channel).watch_map(WatchMapRequest { protocol: protocol::PROTOCOL }).await?.into_inner();
     while let Some(update) = updates.message().await? {
+        protocol::agree("master", update.protocol).map_err(|error| tonic::Status::failed_precondition(error.to_string()))?;
         map.send_if_modified(|map| merge(map, update.entries));
     }
     Ok(())

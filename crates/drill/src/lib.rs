@@ -5,8 +5,10 @@
 //! that of [`core`], which is pure: bounds on how long accepting paused, and nothing lost, doubled or reordered.
 //!
 //! * [`options`]: the command line and what each drill promises. `world`: a cluster of its own, or a running one
-//!   through hooks. `roads`: proxies that cut a node off. `callbacks`: their receiver. [`report`]: table and JSON.
+//!   through hooks. `roads`: proxies that cut a node off. `callbacks`: their receiver. `balancer`: which webapps callers are
+//!   sent to. [`report`]: table and JSON.
 
+mod balancer;
 mod callbacks;
 pub mod core;
 mod options;

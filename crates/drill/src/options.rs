@@ -33,7 +33,7 @@ pub struct Options {
     /// Messages a second over all shards, probes among them. More are sent when the probes alone are more.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
-    /// How often each fault is done, within one cluster; `etcd-away` is done once.
+    /// How often each fault is done, within one cluster; `etcd-away` and `rolling` are done once.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub repeat: u32,
     /// Milliseconds between two probes of a shard.
@@ -45,6 +45,12 @@ pub struct Options {
     /// Numbers of the cluster of its own, each with `--shards` shards; more than one not in `reshard`.
     #[arg(long, default_value_t = 1, conflicts_with = "webapp", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub numbers: u32,
+    /// The release that `rolling` begins and ends with (a binary); without it this one.
+    #[arg(long, value_name = "BIN", conflicts_with = "webapp")]
+    pub from: Option<PathBuf>,
+    /// The release that `rolling` changes to and back from; without it the one of `--from`.
+    #[arg(long, value_name = "BIN", conflicts_with = "webapp")]
+    pub to: Option<PathBuf>,
     /// Seconds that etcd is away in `etcd-away`.
     #[arg(long, default_value_t = 600)]
     pub etcd_away_secs: u64,
@@ -92,6 +98,8 @@ impl Options {
             probe_ms: 5,
             shards: 8,
             numbers: 1,
+            from: None,
+            to: None,
             etcd_away_secs: 600,
             report: None,
             local: true,
@@ -173,6 +181,7 @@ impl ValueEnum for Choice {
             Choice::One(Drill::EtcdAway),
             Choice::One(Drill::RestartDb),
             Choice::One(Drill::Reshard),
+            Choice::One(Drill::Rolling),
         ];
         CHOICES
     }
@@ -211,11 +220,13 @@ pub enum Drill {
     RestartDb,
     /// The number gets twice as many shards, three times over, and then half as many.
     Reshard,
+    /// Each process of each role is replaced by one of another release, one after the other, and all of them back.
+    Rolling,
 }
 
 impl Drill {
     /// Every drill.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::KillOwner,
         Self::HangOwner,
         Self::PartitionOwner,
@@ -227,6 +238,7 @@ impl Drill {
         Self::EtcdAway,
         Self::RestartDb,
         Self::Reshard,
+        Self::Rolling,
     ];
 
     /// Its name on the command line.
@@ -243,6 +255,7 @@ impl Drill {
             Self::EtcdAway => "etcd-away",
             Self::RestartDb => "restart-db",
             Self::Reshard => "reshard",
+            Self::Rolling => "rolling",
         }
     }
 
@@ -260,6 +273,7 @@ impl Drill {
             Self::EtcdAway => "all of etcd gone for --etcd-away-secs: no request fails, no shard moves",
             Self::RestartDb => "the database restarted: every shard accepts within 1 s after it takes connections",
             Self::Reshard => "shard count doubled up to three times, then halved: gap p99 <= 500 ms, no request fails",
+            Self::Rolling => "every master, coreapp and webapp replaced by another release, then back: no request fails",
         }
     }
 
@@ -277,12 +291,14 @@ impl Drill {
             Self::EtcdAway => vec![Bound::NoFailures, Bound::NoMoves],
             Self::RestartDb => vec![Bound::Recovered(ms(1000))],
             Self::Reshard => vec![Bound::GapP99(ms(500)), Bound::NoFailures],
+            Self::Rolling => vec![Bound::NoFailures],
         }
     }
 
-    /// How often it is done when each fault is to be done `repeat` times: the long absence of etcd only once.
+    /// How often it is done when each fault is to be done `repeat` times: the long absence of etcd only once, and so what is
+    /// done to every process.
     pub(crate) fn repeats(self, repeat: u32) -> u32 {
-        if self == Self::EtcdAway { 1 } else { repeat }
+        if matches!(self, Self::EtcdAway | Self::Rolling) { 1 } else { repeat }
     }
 
     /// The shard count that the number has at first.

@@ -10,7 +10,7 @@ use crate::{
     core::{gap, verdict::Sample},
     options::{Drill, Options},
     traffic::Traffic,
-    world::{Owners, Verb, World},
+    world::{Owners, Part, Release, Verb, World},
 };
 
 /// How long accepting is watched before a fault, and after everything seems over.
@@ -107,6 +107,11 @@ async fn strike(
             sample.recovered = Some(back.saturating_sub(ready));
             return Ok(sample);
         }
+        Drill::Rolling => {
+            let replaced = roll(world, traffic, before.owners.len()).await?;
+            sample.victims = format!("{replaced} processes one after the other");
+            return Ok(sample);
+        }
         Drill::Reshard => {
             let counts = drill.counts(options);
             sample.victims = format!("{} to {counts:?} shards", drill.begins_with(options));
@@ -147,9 +152,35 @@ async fn undo(drill: Drill, options: &Options, world: &mut World, before: &Befor
             world.act(Verb::Restore, &before.leader).await?;
             world.act(Verb::Restore, &before.owner).await
         }
-        Drill::EtcdAway | Drill::RestartDb => Ok(()),
+        Drill::EtcdAway | Drill::RestartDb | Drill::Rolling => Ok(()),
         Drill::Reshard => world.reshard(drill.begins_with(options)).await,
     }
+}
+
+/// Replaces every process by one of the other release, and then all of them by the first again; how many that were.
+async fn roll(world: &mut World, traffic: &Traffic, shards: usize) -> anyhow::Result<usize> {
+    let mut replaced = 0;
+    for release in [Release::Other, Release::First] {
+        for part in world.parts().await? {
+            replace(world, traffic, &part, release, shards).await.with_context(|| format!("{part:?} by the {release:?}"))?;
+            replaced += 1;
+        }
+    }
+    Ok(replaced)
+}
+
+/// Replaces a process. A webapp gets no requests meanwhile, as load balancers see to it.
+async fn replace(world: &mut World, traffic: &Traffic, part: &Part, release: Release, shards: usize) -> anyhow::Result<()> {
+    if let Part::Webapp(webapp) = part {
+        traffic.take_out(*webapp).await?;
+    }
+    world.replace(part, release).await?;
+    if let Part::Webapp(webapp) = part {
+        traffic.put_in(*webapp);
+    }
+    let since = traffic.now();
+    all_is_well(world, shards).await?;
+    all_shards_accept(traffic, since).await.map(drop)
 }
 
 /// Waits for a leader of a later term among the other masters; how long that took since `at`.

@@ -29,6 +29,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::balancer::Balancer;
+
 /// Senders of probes for each shard: so many probes may wait for an answer at a time. Many numbers share them.
 pub(crate) const PROBERS: usize = 8;
 /// Senders of load for each shard; many numbers share them.
@@ -125,6 +127,7 @@ struct Shared {
     webapps: Vec<Vec<Api>>,
     started: Instant,
     record: Mutex<Record>,
+    balancer: Balancer,
 }
 
 impl Shared {
@@ -138,8 +141,9 @@ impl Shared {
         let mut refused = None;
         let webapps = &self.webapps[number];
         for n in 0..webapps.len() {
-            let webapp = &webapps[(turn + n) % webapps.len()];
-            match webapp.call(Method::POST, "/v1/messages", Some(&body)).await {
+            let place = (turn + n) % webapps.len();
+            let Some(_pass) = self.balancer.enter(place) else { continue };
+            match webapps[place].call(Method::POST, "/v1/messages", Some(&body)).await {
                 Err(error) if error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect) => {
                     refused = Some(error);
                 }
@@ -173,7 +177,8 @@ impl Traffic {
     pub(crate) fn start(webapps: Vec<Vec<Api>>, audience: &Audience, probe: Duration, load: u32) -> Self {
         let shards = audience.probes.len();
         let record = Mutex::new(Record { accepts: vec![Vec::new(); shards], ..Record::default() });
-        let shared = Arc::new(Shared { webapps, started: Instant::now(), record });
+        let balancer = Balancer::of(webapps.iter().map(Vec::len).max().unwrap_or_default());
+        let shared = Arc::new(Shared { webapps, started: Instant::now(), record, balancer });
         let (tasks, skipped) = (Tasks::new(), Arc::default());
         let (sender, ledgers) = mpsc::channel(audience.everybody().count().max(1));
         let begin = shared.started;
@@ -201,6 +206,16 @@ impl Traffic {
     /// Time since the start.
     pub(crate) fn now(&self) -> Duration {
         self.shared.started.elapsed()
+    }
+
+    /// Callers are sent to the other webapps; returns when this one has answered everything.
+    pub(crate) async fn take_out(&self, webapp: usize) -> anyhow::Result<()> {
+        self.shared.balancer.take_out(webapp).await
+    }
+
+    /// Callers are sent to this webapp again.
+    pub(crate) fn put_in(&self, webapp: usize) {
+        self.shared.balancer.put_in(webapp);
     }
 
     /// Looks at the times of accepting answers, by shard.

@@ -2,7 +2,12 @@
 //!
 //! What is asked (who leads, who owns) goes to the masters over the network in both cases; only what is done differs.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use estafet_harness::{
@@ -10,7 +15,7 @@ use estafet_harness::{
     client::until,
     cluster::{ADMIN_PASSWORD, Role},
 };
-use estafet_proto::v1::{ClusterStatus, NodeHealth};
+use estafet_proto::v1::{ClusterStatus, NodeHealth, NodeStatus};
 use futures::future::try_join_all;
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -67,8 +72,43 @@ impl Verb {
     }
 }
 
+/// A process that is replaced.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    /// By its address.
+    Master(String),
+    /// By its name.
+    Coreapp(String),
+    /// By its place in the list.
+    Webapp(usize),
+}
+
+/// By which release a process is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// The one that the cluster does not begin with.
+    Other,
+    /// The one that it begins with.
+    First,
+}
+
+impl Release {
+    /// Its name in `--hook`.
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Other => "upgrade",
+            Self::First => "downgrade",
+        }
+    }
+}
+
 enum Hands {
-    Own { cluster: Box<Cluster>, roads: Arc<Proxied> },
+    Own {
+        cluster: Box<Cluster>,
+        roads: Arc<Proxied>,
+        /// Binaries of the release it begins with and of the other one.
+        releases: (PathBuf, PathBuf),
+    },
     Hooks(Vec<Hook>),
 }
 
@@ -92,8 +132,10 @@ impl World {
         let roads = Arc::new(Proxied::default());
         let numbers: Vec<String> = (0..options.numbers).map(|n| (FIRST_NUMBER + u64::from(n)).to_string()).collect();
         let phones = f64::from(drill.ranges(options)) * phones_per_shard(options.numbers) as f64 * SPARE;
+        let first = options.from.clone().map_or_else(estafet_harness::environment::estafet_binary, Ok)?;
+        let other = options.to.clone().unwrap_or_else(|| first.clone());
         let mut start = Cluster::options()
-            .binary(estafet_harness::environment::estafet_binary()?)
+            .binary(&first)
             .fsync(!options.no_fsync)
             .own_group(true)
             .shards(drill.begins_with(options))
@@ -117,7 +159,7 @@ impl World {
             phones: cluster.phones()?,
             audit: Some(cluster.audit_path()?),
             masters: cluster.master_addresses(),
-            hands: Hands::Own { cluster, roads },
+            hands: Hands::Own { cluster, roads, releases: (first, other) },
         })
     }
 
@@ -149,10 +191,39 @@ impl World {
     /// Does something; `node` is a coreapp's name, a master's address, or empty.
     pub(crate) async fn act(&mut self, verb: Verb, node: &str) -> anyhow::Result<()> {
         match &mut self.hands {
-            Hands::Own { cluster, roads } => act_here(cluster, roads, verb, node).await,
-            Hands::Hooks(hooks) => run_hook(hooks, verb, node).await,
+            Hands::Own { cluster, roads, .. } => act_here(cluster, roads, verb, node).await,
+            Hands::Hooks(hooks) => run_hook(hooks, verb.name(), node).await,
         }
         .with_context(|| format!("{} {node}", verb.name()))
+    }
+
+    /// Every process that is replaced when a cluster changes to another release, in that order: masters, the leader last,
+    /// coreapps, webapps.
+    pub(crate) async fn parts(&self) -> anyhow::Result<Vec<Part>> {
+        let (leader, status) = self.status().await?;
+        let masters = self.masters_but(&leader).into_iter().chain([leader]).map(Part::Master);
+        let lives = |node: &&NodeStatus| node.health() == NodeHealth::Alive && !node.draining;
+        let coreapps = status.nodes.iter().filter(lives).map(|node| Part::Coreapp(node.node.clone()));
+        let webapps = (0..self.webapps.first().map_or(0, Vec::len)).map(Part::Webapp);
+        Ok(masters.chain(coreapps).chain(webapps).collect())
+    }
+
+    /// Ends a process in order and starts one of the release in its place; returns when that is ready.
+    pub(crate) async fn replace(&mut self, part: &Part, release: Release) -> anyhow::Result<()> {
+        match (&mut self.hands, part) {
+            (Hands::Own { cluster, releases, .. }, part) => {
+                let binary = if release == Release::Other { &releases.1 } else { &releases.0 };
+                match part {
+                    Part::Master(place) | Part::Coreapp(place) => replace_here(cluster, place, binary).await,
+                    Part::Webapp(place) => replace_here(cluster, &format!("webapp-{place}"), binary).await,
+                }
+            }
+            (Hands::Hooks(hooks), Part::Master(place) | Part::Coreapp(place)) => run_hook(hooks, release.verb(), place).await,
+            (Hands::Hooks(hooks), Part::Webapp(place)) => {
+                let webapp = self.webapps.first().and_then(|webapps| webapps.get(*place)).context("there is no such webapp")?;
+                run_hook(hooks, release.verb(), webapp.base_url()).await
+            }
+        }
     }
 
     /// What the leader knows.
@@ -214,7 +285,7 @@ impl World {
     /// Coreapps that live and may be given shards.
     pub(crate) async fn living(&self) -> anyhow::Result<usize> {
         let (_, status) = self.status().await?;
-        let lives = |node: &&estafet_proto::v1::NodeStatus| node.health() == NodeHealth::Alive && !node.draining;
+        let lives = |node: &&NodeStatus| node.health() == NodeHealth::Alive && !node.draining;
         Ok(status.nodes.iter().filter(lives).count())
     }
 }
@@ -269,6 +340,20 @@ async fn restore(cluster: &mut Cluster, node: &str) -> anyhow::Result<()> {
     member.restart().await
 }
 
+/// A process comes back under its name and address, as members of a stateful set do.
+async fn replace_here(cluster: &mut Cluster, place: &str, binary: &Path) -> anyhow::Result<()> {
+    let member = by_place(cluster, place)?;
+    let ended = member.terminate().await?;
+    ensure!(ended.success(), "{} ended with {ended}\n{}", member.name(), member.end_of_log());
+    member.use_binary(binary);
+    member.restart().await?;
+    let ops = member.ops()?;
+    until(&format!("{} is ready", member.name()), async || {
+        Ok(ops.call(Method::GET, "/readyz", None).await.is_ok_and(|answer| answer.status == 200))
+    })
+    .await
+}
+
 async fn kill_etcd_leader(cluster: &mut Cluster) -> anyhow::Result<()> {
     for member in cluster.etcd() {
         let api = Api::anonymous(member.url())?;
@@ -281,9 +366,9 @@ async fn kill_etcd_leader(cluster: &mut Cluster) -> anyhow::Result<()> {
     bail!("etcd has no leader")
 }
 
-async fn run_hook(hooks: &[Hook], verb: Verb, node: &str) -> anyhow::Result<()> {
-    let hook = hooks.iter().find(|hook| hook.verb == verb.name());
-    let hook = hook.with_context(|| format!("no --hook {}=COMMAND was given", verb.name()))?;
+async fn run_hook(hooks: &[Hook], verb: &str, node: &str) -> anyhow::Result<()> {
+    let hook = hooks.iter().find(|hook| hook.verb == verb);
+    let hook = hook.with_context(|| format!("no --hook {verb}=COMMAND was given"))?;
     let command = hook.command.replace("{node}", node);
     let status = tokio::process::Command::new("sh").arg("-c").arg(&command).stdin(Stdio::null()).status().await?;
     ensure!(status.success(), "`{command}` ended with {status}");
@@ -298,11 +383,11 @@ mod tests {
     async fn a_hook_gets_the_node_and_its_failure_is_told() {
         let directory = std::env::temp_dir().join(format!("estafet-hook-{}", std::process::id()));
         let hook = |command: String| vec![Hook { verb: "kill".to_owned(), command }];
-        run_hook(&hook(format!("echo {{node}} > {}", directory.display())), Verb::Kill, "coreapp-7").await.unwrap();
+        run_hook(&hook(format!("echo {{node}} > {}", directory.display())), "kill", "coreapp-7").await.unwrap();
         assert_eq!(std::fs::read_to_string(&directory).unwrap(), "coreapp-7\n");
         std::fs::remove_file(&directory).unwrap();
-        let failed = run_hook(&hook("exit 3".to_owned()), Verb::Kill, "x").await.unwrap_err().to_string();
+        let failed = run_hook(&hook("exit 3".to_owned()), "kill", "x").await.unwrap_err().to_string();
         assert!(failed.contains("exit status: 3"), "{failed}");
-        assert!(run_hook(&[], Verb::Hang, "x").await.unwrap_err().to_string().contains("--hook hang="));
+        assert!(run_hook(&[], "hang", "x").await.unwrap_err().to_string().contains("--hook hang="));
     }
 }

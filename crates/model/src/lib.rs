@@ -6,6 +6,7 @@
 //! * [`slot`]: slots, shards and the shard map. [`layout`]: how a number is cut into shards, and how that changes.
 //! * [`epoch`]: epochs, sequence numbers, boots. [`endpoint`]: receivers of callbacks.
 //! * [`message_id`]: ids in the layout of the original. [`receipt`]: the lattice of statuses.
+//! * [`protocol`]: which releases understand each other.
 //! * [`settings`]: application settings. [`profile`]: what a business says of itself. [`error`]: codes and titles of the On-Premises API.
 
 pub mod endpoint;
@@ -14,6 +15,7 @@ pub mod error;
 pub mod layout;
 pub mod message_id;
 pub mod profile;
+pub mod protocol;
 pub mod receipt;
 pub mod settings;
 pub mod slot;

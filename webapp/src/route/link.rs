@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::ShardMap;
+use estafet_model::{ShardMap, protocol};
 use estafet_proto::v1::{self, data_client::DataClient, outcome};
 use estafet_runtime::{Backoff, Tasks};
 use tokio::{
@@ -227,7 +227,13 @@ impl LinkTask {
             tokio::select! {
                 biased;
                 frame = incoming.message() => match frame {
-                    Ok(Some(frame)) => self.take_in(&mut flight, frame),
+                    Ok(Some(frame)) => match protocol::agree("coreapp", frame.protocol) {
+                        Ok(_) => self.take_in(&mut flight, frame),
+                        Err(error) => return self.not_understood(&error.to_string()),
+                    },
+                    Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                        return self.not_understood(status.message());
+                    }
                     Ok(None) | Err(_) => return Ended::Broken,
                 },
                 changed = map.changed(), if map_alive => match changed {
@@ -252,6 +258,11 @@ impl LinkTask {
                 () = self.unused.cancelled() => return Ended::Unused,
             }
         }
+    }
+
+    fn not_understood(&self, why: &str) -> Ended {
+        tracing::error!(coreapp = self.address, why, "a coreapp does not go together with this release");
+        Ended::Broken
     }
 
     fn take_in(&self, flight: &mut Flight<Waiter>, frame: v1::OutcomeFrame) {
@@ -287,7 +298,7 @@ impl LinkTask {
             flight.depart(&mut request, waiter);
             requests.push(request);
         }
-        (!requests.is_empty()).then_some(v1::RequestFrame { requests })
+        (!requests.is_empty()).then_some(v1::RequestFrame { requests, protocol: protocol::PROTOCOL })
     }
 }
 
@@ -295,6 +306,8 @@ type Opened = (mpsc::Sender<v1::RequestFrame>, Streaming<v1::OutcomeFrame>);
 
 async fn open(channel: Channel) -> Result<Opened, String> {
     let (outgoing, frames) = mpsc::channel(FRAMES_IN_FLIGHT);
+    // The channel is empty, so there is room.
+    let _ = outgoing.try_send(v1::RequestFrame { requests: Vec::new(), protocol: protocol::PROTOCOL });
     let mut client = DataClient::new(channel);
     match tokio::time::timeout(OPEN_TIMEOUT, client.exchange(ReceiverStream::new(frames))).await {
         Ok(Ok(response)) => Ok((outgoing, response.into_inner())),

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -37,6 +37,7 @@ struct Inner {
     states: Mutex<Vec<v1::NumberState>>,
     cut: Notify,
     reloaded: AtomicU64,
+    protocol: AtomicU32,
     stats: Mutex<v1::ReadStatsResponse>,
 }
 
@@ -64,6 +65,7 @@ impl Core {
             states: Mutex::new(states),
             cut: Notify::new(),
             reloaded: AtomicU64::new(0),
+            protocol: AtomicU32::new(estafet_model::protocol::PROTOCOL),
             stats: Mutex::default(),
         }));
         let service = DataServer::new(Service { core: core.clone(), tasks: tasks.clone() });
@@ -110,6 +112,11 @@ impl Core {
         self.0.requests.subscribe().wait_for(|requests| requests.len() >= count).await.unwrap().clone()
     }
 
+    /// Says from now on that it speaks this version.
+    pub fn speaks(&self, protocol: u32) {
+        self.0.protocol.store(protocol, Ordering::SeqCst);
+    }
+
     pub fn reloaded_version(&self) -> u64 {
         self.0.reloaded.load(Ordering::SeqCst)
     }
@@ -137,7 +144,8 @@ impl Data for Service {
         let (core, shutdown) = (self.core.clone(), self.tasks.shutdown().clone());
         let mut incoming = request.into_inner();
         let states = core.0.states.lock().unwrap().clone();
-        let greeting = OutcomeFrame { outcomes: Vec::new(), credits: core.0.credits, states };
+        let protocol = core.0.protocol.load(Ordering::SeqCst);
+        let greeting = OutcomeFrame { outcomes: Vec::new(), credits: core.0.credits, states, protocol };
         sender.send(Ok(greeting)).await.unwrap();
         self.tasks.spawn("played stream", async move {
             loop {
@@ -149,7 +157,7 @@ impl Data for Service {
                 let Ok(Some(frame)) = frame else { return };
                 let outcomes: Vec<_> = frame.requests.into_iter().filter_map(|request| core.answer(request)).collect();
                 let credits = outcomes.len() as u32;
-                if sender.send(Ok(OutcomeFrame { outcomes, credits, states: Vec::new() })).await.is_err() {
+                if sender.send(Ok(OutcomeFrame { outcomes, credits, states: Vec::new(), protocol })).await.is_err() {
                     return;
                 }
             }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use estafet_model::ShardMap;
+use estafet_model::{ShardMap, protocol::PROTOCOL};
 use estafet_proto::v1::{GatewayStatus, request::Action};
 use estafet_webapp::{Config, Limits};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -72,6 +72,20 @@ async fn a_request_without_an_owner_waits_for_one_and_then_gives_up() {
         world.own("core-0", 0, 1);
     };
     tokio::join!(sending, owning).0.is(201);
+}
+
+#[tokio::test]
+async fn r190_a_coreapp_of_the_next_release_is_used_and_one_of_a_later_release_is_not() {
+    let world = World::new().await;
+    let core = world.core("core-0").await;
+    core.speaks(PROTOCOL + 2);
+    world.own("core-0", 0, 1);
+    let webapp = world.webapp(with_limits(Limits { hold_ms: 100, ..Limits::default() })).await;
+    let token = webapp.admin().await;
+    assert_eq!(webapp.send(&token, "x").await.status, 503);
+    assert!(core.requests().is_empty(), "nothing is sent to it");
+    core.speaks(PROTOCOL + 1);
+    eventually("the coreapp is used", || async { webapp.send(&token, "x").await.status == 201 }).await;
 }
 
 #[tokio::test]

@@ -164,6 +164,11 @@ impl Member {
         self.wait().await
     }
 
+    /// Starts this binary from now on.
+    pub fn use_binary(&mut self, binary: &Path) {
+        self.recipe.binary = binary.to_owned();
+    }
+
     /// Starts it again with the same flags and address, after it ended.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         ensure!(!self.process.is_running(), "{} still runs", self.recipe.name);

@@ -57,8 +57,18 @@ async fn every_operation_has_an_id_of_its_own_and_the_answers_that_follow_from_i
             assert_eq!(needs_login, answers.contains_key("401") && id != "login", "{method} {path}");
             assert!(answers.keys().any(|status| status.starts_with('2')), "{method} {path}");
             assert!(!operation["summary"].as_str().unwrap_or_default().is_empty(), "{method} {path}");
+            assert_eq!(variable_parts(path), path_parameters(operation), "{method} {path}");
         }
     }
+}
+
+fn variable_parts(path: &str) -> Vec<&str> {
+    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect()
+}
+
+fn path_parameters(operation: &Value) -> Vec<&str> {
+    let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
+    parameters.iter().filter(|parameter| parameter["in"] == "path").filter_map(|parameter| parameter["name"].as_str()).collect()
 }
 
 fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {

@@ -12,11 +12,12 @@
 //! * [`cluster`]: reports to the masters and takes their orders.
 //! * [`grpc`]: the data service the webapps talk to. [`callbacks`]: posts them, signed by `signing`.
 //! * `retention`: removes delivered callbacks that were kept long enough. [`settings`]: live settings.
-//! * [`stats`]: what is counted for a number.
+//! * [`stats`]: what is counted for a number. `backlog`: callbacks that wait, as metrics.
 //!
 //! On a crash nothing is lost that was answered: the next owner loads the outbox and the callbacks from
 //! the database and goes on under a higher epoch.
 
+mod backlog;
 pub mod callbacks;
 pub mod cluster;
 pub mod config;

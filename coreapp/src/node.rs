@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
 };
 
 use estafet_media::{Blobs, guard::Policy};
@@ -18,13 +18,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config,
+    Config, backlog,
     callbacks::{Clients, Poster},
     core::{
         duties::overlap,
         handoff::{Key, Target},
         life::Reason,
         needs::Writes,
+        outlets::Backlog,
     },
     media::Courier,
     request::{Action, Reply, ShardRequest, not_owner, overloaded, owned_by},
@@ -92,7 +93,7 @@ pub enum Error {
 pub struct Node {
     context: Context,
     shards: Arc<RwLock<HashMap<WaId, Vec<Route>>>>,
-    settings: Arc<Mutex<HashMap<WaId, Arc<LiveSettings>>>>,
+    settings: Arc<backlog::Names>,
     keys: KeyRing,
     clients: Clients,
     warm: Arc<Mutex<HashMap<Key, Prepared>>>,
@@ -152,6 +153,7 @@ impl Node {
             ended,
             left: Arc::default(),
         };
+        backlog::Gauges::register(&node.context.state, &node.settings, &node.context.clock);
         Ok((node, endings))
     }
 
@@ -381,7 +383,10 @@ impl Node {
         let shards: Vec<NumberState> =
             self.state().snapshot().into_iter().filter(|state| state.number == number.as_u64()).collect();
         let node = format!("{}:{:.12}", config.node, boot.to_string());
-        ReadStatsResponse { node, stats: stats.of(number).stats(&shards, started.elapsed()) }
+        let backlogs = self.state().states().backlogs().into_iter().filter(|(of, _)| *of == number);
+        let named = backlogs.map(|(number, backlog)| (backlog::name(&self.settings, number, backlog), backlog));
+        let waiting = backlog::by_name(named, self.context.clock.now_ms());
+        ReadStatsResponse { node, stats: stats.of(number).stats(&shards, &waiting, started.elapsed()) }
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {
@@ -458,49 +463,78 @@ impl Moved {
     }
 }
 
+/// What a shard last told of itself.
+#[derive(Debug, Default)]
+struct Told {
+    state: NumberState,
+    writes: Writes,
+    backlogs: Vec<Backlog>,
+}
+
+/// What the shards of a node last told.
+#[derive(Debug, Default)]
+pub(crate) struct States(BTreeMap<Place, Told>);
+
+impl States {
+    /// What waits for receivers, by shard.
+    pub(crate) fn backlogs(&self) -> Vec<(WaId, Backlog)> {
+        let of = |told: &Told| WaId::from_u64(told.state.number).ok().map(|number| (number, told.backlogs.clone()));
+        let shards = self.0.values().filter_map(of);
+        shards.flat_map(|(number, backlogs)| backlogs.into_iter().map(move |backlog| (number, backlog))).collect()
+    }
+}
+
 /// The states of the shards of this node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeState {
-    states: Arc<Mutex<BTreeMap<Place, (NumberState, Writes)>>>,
+    states: Arc<Mutex<States>>,
     changed: Arc<watch::Sender<u64>>,
 }
 
 impl NodeState {
-    pub(crate) fn publish(&self, state: NumberState, writes: Writes) {
+    pub(crate) fn publish(&self, state: NumberState, writes: Writes, backlogs: impl Iterator<Item = Backlog>) {
         let mut states = self.states();
-        let known = states.insert((state.number, state.shard_count, state.shard), (state, writes));
+        let told = states.0.entry((state.number, state.shard_count, state.shard)).or_default();
         // The counters move all the time and are read, not pushed.
-        if known.is_none_or(|(known, _)| (known.gateway_status, known.epoch) != (state.gateway_status, state.epoch)) {
+        let is_news = (told.state.gateway_status, told.state.epoch) != (state.gateway_status, state.epoch);
+        (told.state, told.writes) = (state, writes);
+        told.backlogs.clear();
+        told.backlogs.extend(backlogs);
+        if is_news {
             self.changed.send_modify(|version| *version += 1);
         }
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Mutex<States>> {
+        Arc::downgrade(&self.states)
     }
 
     /// Forgets an ownership that ended; a newer one of the same shard stays.
     pub(crate) fn remove(&self, fence: &Fence) {
         let mut states = self.states();
         let key = (fence.number.as_u64(), fence.count.get().into(), fence.shard.get().into());
-        if states.get(&key).is_some_and(|(state, _)| state.epoch == u64::from(fence.epoch.get())) {
-            states.remove(&key);
+        if states.0.get(&key).is_some_and(|told| told.state.epoch == u64::from(fence.epoch.get())) {
+            states.0.remove(&key);
             self.changed.send_modify(|version| *version += 1);
         }
     }
 
     /// The states now.
     pub fn snapshot(&self) -> Vec<NumberState> {
-        self.states().values().map(|(state, _)| *state).collect()
+        self.states().0.values().map(|told| told.state).collect()
     }
 
     /// Whether some shard is connected to the network.
     pub(crate) fn is_connected(&self) -> bool {
-        self.states().values().any(|(state, _)| state.gateway_status() == GatewayStatus::Connected)
+        self.states().0.values().any(|told| told.state.gateway_status() == GatewayStatus::Connected)
     }
 
     /// What the commits of all shards say of the database.
     pub(crate) fn writes(&self) -> Writes {
-        self.states().values().fold(Writes::default(), |all, (_, writes)| all.with(*writes))
+        self.states().0.values().fold(Writes::default(), |all, told| all.with(told.writes))
     }
 
-    fn states(&self) -> std::sync::MutexGuard<'_, BTreeMap<Place, (NumberState, Writes)>> {
+    fn states(&self) -> std::sync::MutexGuard<'_, States> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

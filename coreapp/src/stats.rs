@@ -17,7 +17,7 @@ use estafet_model::{Code, Status, WaId};
 use estafet_proto::v1::{NumberState, Stat, StatLabel, StatSample, outcome::Result as Answer};
 use tokio::time::Instant;
 
-use crate::callbacks::Failure;
+use crate::{backlog::Waiting, callbacks::Failure};
 
 /// How often something happened and how long it took in all.
 #[derive(Debug, Default)]
@@ -126,8 +126,8 @@ impl AppStats {
         count(&self.downloads[usize::from(done)], 1);
     }
 
-    /// Everything, with the gauges of the number's shards here.
-    pub fn stats(&self, shards: &[NumberState], uptime: Duration) -> Vec<Stat> {
+    /// Everything, with the gauges of the number's shards here and what waits for each receiver.
+    pub(crate) fn stats(&self, shards: &[NumberState], waiting: &BTreeMap<String, Waiting>, uptime: Duration) -> Vec<Stat> {
         let sum = |of: fn(&NumberState) -> u64| shards.iter().map(of).sum::<u64>() as f64;
         let callbacks = sum(|shard| shard.callbacks);
         let read = |counter: &AtomicU64| vec![sample(&[], counter.load(Relaxed) as f64)];
@@ -135,6 +135,10 @@ impl AppStats {
             gauge("app_uptime", "Seconds since the coreapp started", uptime.as_secs() as f64),
             gauge("callback_queue_size", "Current callback queue size", callbacks),
             gauge("pending_callbacks", "Callbacks that are not acknowledged", callbacks),
+            waiting_of(waiting, "callbacks_waiting", "Callbacks that their receiver has not taken", |waiting| waiting.count),
+            waiting_of(waiting, "callback_oldest_seconds", "Age of the oldest callback that waits", |waiting| {
+                waiting.oldest_seconds
+            }),
             gauge("pending_messages", "Outgoing messages that are not sent", sum(|shard| shard.outbox)),
             gauge("in_messages_pending_processing", "Messages received and not processed", sum(|shard| shard.arrived)),
             counter("concurrent_rate_limit_triggered", "Requests refused because of a limit", read(&self.limited)),
@@ -230,6 +234,12 @@ fn gauge(name: &str, help: &str, value: f64) -> Stat {
     Stat { name: name.to_owned(), is_counter: false, help: help.to_owned(), data: vec![sample(&[], value)] }
 }
 
+/// A gauge for each receiver.
+fn waiting_of(waiting: &BTreeMap<String, Waiting>, name: &str, help: &str, value: fn(&Waiting) -> u64) -> Stat {
+    let data = waiting.iter().map(|(endpoint, waiting)| sample(&[("endpoint", endpoint)], value(waiting) as f64)).collect();
+    Stat { name: name.to_owned(), is_counter: false, help: help.to_owned(), data }
+}
+
 fn counter(name: &str, help: &str, data: Vec<StatSample>) -> Stat {
     Stat { name: name.to_owned(), is_counter: true, help: help.to_owned(), data }
 }
@@ -301,7 +311,8 @@ mod tests {
             NumberState { outbox: 2, callbacks: 3, ..NumberState::default() },
             NumberState { outbox: 5, ..NumberState::default() },
         ];
-        let told = stats.stats(&shards, Duration::from_secs(9));
+        let waiting = BTreeMap::from([("crm".to_owned(), Waiting { count: 3, oldest_seconds: 60 })]);
+        let told = stats.stats(&shards, &waiting, Duration::from_secs(9));
         let success = [("type", "status_change"), ("result", "success")];
         assert_eq!(value(&told, "callback_requests_duration_ms_count", &success), Some(2.0));
         assert_eq!(value(&told, "callback_requests_duration_ms_sum", &success), Some(4.5));
@@ -312,6 +323,7 @@ mod tests {
         assert_eq!((value(&told, "pending_messages", &[]), value(&told, "callback_queue_size", &[])), (Some(7.0), Some(3.0)));
         assert_eq!(value(&told, "out_message_status", &[("status", "read")]), Some(1.0));
         assert_eq!(value(&told, "media_uploads", &[("result", "success")]), Some(1.0));
+        assert_eq!(value(&told, "callback_oldest_seconds", &[("endpoint", "crm")]), Some(60.0));
         assert_eq!(value(&told, "app_uptime", &[]), Some(9.0));
     }
 
@@ -322,7 +334,7 @@ mod tests {
         for answer in [crate::request::done(), refused(1028), refused(1016), crate::request::not_owner()] {
             Measure::begin(stats.clone(), "submit").end(&answer);
         }
-        let told = stats.stats(&[], Duration::ZERO);
+        let told = stats.stats(&[], &BTreeMap::new(), Duration::ZERO);
         for result in ["ok", "1028", "1016", "1018"] {
             assert_eq!(value(&told, "endpoint_requests", &[("method", "submit"), ("result", result)]), Some(1.0), "{result}");
         }

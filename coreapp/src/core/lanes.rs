@@ -6,10 +6,13 @@
 //! `n * callback_backoff_delay_ms`, at most `max_callback_backoff_delay_ms`. At most
 //! `max_concurrent_requests` posts are open at a time. An event older than the age limit is given
 //! up: never silently, the caller stores it as a dead letter.
+//!
+//! How many wait is counted, though only a window of them is in memory: what this ownership stored when it stored it,
+//! what earlier ones left when it is loaded.
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -128,11 +131,18 @@ pub struct Lanes {
     ready: VecDeque<LaneKey>,
     waiting: BinaryHeap<Reverse<(Instant, LaneKey)>>,
     posting: HashMap<EventRef, LaneKey>,
+    /// Up to here earlier ownerships stored.
+    since: Seq,
+    /// Events that wait. Below zero when a load saw one, and it was taken, before it was pushed.
+    counted: i64,
+    /// How many of the events in memory happened in which second.
+    ages: BTreeMap<i64, u32>,
 }
 
 impl Lanes {
-    /// The lanes of a shard just acquired: everything must be loaded first.
-    pub fn recovering(slots: impl Iterator<Item = Slot>, rules: Rules) -> Self {
+    /// The lanes of a shard just acquired: everything must be loaded first. What earlier owners stored is not after
+    /// `since`.
+    pub fn recovering(slots: impl Iterator<Item = Slot>, rules: Rules, since: Seq) -> Self {
         Self {
             rules,
             queues: SlotQueues::recovering(rules.window(), slots),
@@ -142,6 +152,9 @@ impl Lanes {
             ready: VecDeque::new(),
             waiting: BinaryHeap::new(),
             posting: HashMap::new(),
+            since,
+            counted: 0,
+            ages: BTreeMap::new(),
         }
     }
 
@@ -153,14 +166,17 @@ impl Lanes {
 
     /// Takes an event that was just stored.
     pub fn push(&mut self, event: StoredEvent) {
-        let slot = event.slot;
+        let (slot, at_ms) = (event.slot, event.created_at_ms);
+        self.counted += 1;
         if self.queues.push(event) {
+            *self.ages.entry(at_ms.div_euclid(1000)).or_default() += 1;
             self.fill(slot);
         }
     }
 
-    /// Notes events that were stored and not pushed; they will be loaded.
+    /// Notes an event that was stored and not pushed; it will be loaded.
     pub fn stored_unseen(&mut self, slot: Slot) {
+        self.counted += 1;
         self.queues.spill(slot);
     }
 
@@ -229,6 +245,10 @@ impl Lanes {
 
     /// The answer of a load.
     pub fn loaded(&mut self, asked: &[(Slot, Seq)], rows: Vec<StoredEvent>, limit: usize) {
+        for row in &rows {
+            self.counted += i64::from(row.seq <= self.since);
+            *self.ages.entry(row.created_at_ms.div_euclid(1000)).or_default() += 1;
+        }
         self.queues.loaded(asked, rows, limit);
         asked.iter().for_each(|(slot, _)| self.fill(*slot));
     }
@@ -241,6 +261,19 @@ impl Lanes {
     /// Whether memory holds no event.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Events that wait. Of what earlier owners left only what was loaded counts.
+    pub fn waiting(&self) -> u64 {
+        if self.is_empty() && self.queues.is_exhausted() {
+            return 0;
+        }
+        u64::try_from(self.counted).unwrap_or(0).max(self.len() as u64)
+    }
+
+    /// When the oldest event in memory happened, to the second; milliseconds since 1970.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        self.ages.keys().next().map(|second| second * 1000)
     }
 
     /// Posts that are open.
@@ -281,11 +314,27 @@ impl Lanes {
             self.ready.push_back(key);
         }
         self.laned_total -= 1;
+        self.forget(&event);
         match self.laned.get_mut(&event.slot) {
             Some(1) | None => drop(self.laned.remove(&event.slot)),
             Some(count) => *count -= 1,
         }
         self.fill(event.slot);
+    }
+
+    /// Counts an event that is done.
+    fn forget(&mut self, event: &StoredEvent) {
+        self.counted -= 1;
+        let second = event.created_at_ms.div_euclid(1000);
+        match self.ages.get_mut(&second) {
+            Some(1) | None => drop(self.ages.remove(&second)),
+            Some(count) => *count -= 1,
+        }
+        if self.is_empty() && self.queues.is_exhausted() {
+            // What was never stored, and found no room, is gone.
+            self.counted = self.counted.min(0);
+            self.ages.clear();
+        }
     }
 }
 
@@ -316,7 +365,7 @@ mod tests {
     }
 
     fn lanes(rules: Rules) -> Lanes {
-        Lanes::recovering(std::iter::empty(), rules)
+        Lanes::recovering(std::iter::empty(), rules, Seq::ZERO)
     }
 
     fn start() -> Instant {
@@ -381,6 +430,42 @@ mod tests {
         assert_eq!(bodies(&posts), ["1"]);
         strict.failed(posts[0].event, t0, 0);
         assert!(strict.due(t0).is_empty());
+    }
+
+    #[test]
+    fn r92_what_waits_is_counted_in_memory_and_beyond_it_and_the_oldest_is_known() {
+        let (mut lanes, t0) = (lanes(rules()), start());
+        assert_eq!((lanes.waiting(), lanes.oldest_ms()), (0, None));
+        let most = WINDOW.per_slot as i64 + LANED_PER_SLOT as i64;
+        for seq in 1..=most + 100 {
+            lanes.push(StoredEvent { created_at_ms: seq * 1000 + 7, ..event(CONTACTS[0], seq) });
+        }
+        assert_eq!((lanes.waiting(), lanes.len() as i64), (most as u64 + 100, most), "some are only stored");
+        assert_eq!(lanes.oldest_ms(), Some(1000));
+        let post = lanes.due(t0).remove(0);
+        lanes.delivered(post.event);
+        assert_eq!((lanes.waiting(), lanes.oldest_ms()), (most as u64 + 99, Some(2000)));
+        let post = lanes.due(t0).remove(0);
+        assert!(lanes.failed(post.event, t0, 3_600_000_000).is_some());
+        assert_eq!((lanes.waiting(), lanes.oldest_ms()), (most as u64 + 98, Some(3000)), "a dead letter waits no more");
+    }
+
+    #[test]
+    fn r92_what_an_earlier_owner_left_counts_when_it_is_loaded_and_nothing_counts_twice() {
+        let (slot, t0, since) = (event(CONTACTS[0], 1).slot, start(), Seq::new(100));
+        let mut lanes = Lanes::recovering(std::iter::once(slot), rules(), since);
+        let asked = lanes.take_loads(9, 9);
+        assert_eq!(lanes.waiting(), 0);
+        // The load sees one that was just stored, before it is pushed.
+        lanes.loaded(&asked, vec![event(CONTACTS[0], 99), event(CONTACTS[0], 101)], 9);
+        assert_eq!(lanes.waiting(), 2, "all that is in memory waits");
+        lanes.push(event(CONTACTS[0], 101));
+        assert_eq!(lanes.waiting(), 2);
+        for _ in 0..2 {
+            let post = lanes.due(t0).remove(0);
+            lanes.delivered(post.event);
+        }
+        assert_eq!((lanes.waiting(), lanes.oldest_ms()), (0, None));
     }
 
     #[test]

@@ -12,17 +12,31 @@ use estafet_store::{EventRef, StoredEvent};
 
 use super::lanes::{Lanes, Post, Rules};
 
+/// What waits for one receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The receiver.
+    pub endpoint: EndpointId,
+    /// Callbacks that wait.
+    pub waiting: u64,
+    /// When the oldest of them happened, to the second; milliseconds since 1970.
+    pub oldest_ms: Option<i64>,
+}
+
 /// The lanes to each receiver.
 #[derive(Debug)]
 pub struct Outlets {
     slots: RangeInclusive<Slot>,
+    /// Up to here earlier ownerships stored.
+    since: Seq,
     lanes: BTreeMap<EndpointId, Lanes>,
 }
 
 impl Outlets {
-    /// The receivers of a shard just acquired: everything must be loaded first.
-    pub fn recovering(slots: RangeInclusive<Slot>, webhooks: &WebhookSettings, rules: Rules) -> Self {
-        let mut outlets = Self { slots, lanes: BTreeMap::new() };
+    /// The receivers of a shard just acquired: everything must be loaded first. What earlier owners stored is not after
+    /// `since`.
+    pub fn recovering(slots: RangeInclusive<Slot>, webhooks: &WebhookSettings, rules: Rules, since: Seq) -> Self {
+        let mut outlets = Self { slots, since, lanes: BTreeMap::new() };
         outlets.set(webhooks, rules);
         outlets
     }
@@ -34,7 +48,8 @@ impl Outlets {
             let (first, last) = self.slots.clone().into_inner();
             let slots = (first.get()..=last.get()).filter_map(|slot| Slot::new(slot.into()));
             // An earlier owner may have stored something for a receiver that is new to us.
-            self.lanes.entry(endpoint).or_insert_with(|| Lanes::recovering(slots, rules)).set_rules(rules);
+            let since = self.since;
+            self.lanes.entry(endpoint).or_insert_with(|| Lanes::recovering(slots, rules, since)).set_rules(rules);
         }
     }
 
@@ -45,7 +60,7 @@ impl Outlets {
         }
     }
 
-    /// Notes events that were stored and not pushed; they will be loaded.
+    /// Notes an event that was stored and not pushed; it will be loaded.
     pub fn stored_unseen(&mut self, endpoint: EndpointId, slot: Slot) {
         if let Some(lanes) = self.lanes.get_mut(&endpoint) {
             lanes.stored_unseen(slot);
@@ -87,6 +102,16 @@ impl Outlets {
         if let Some(lanes) = self.lanes.get_mut(&endpoint) {
             lanes.loaded(asked, rows, limit);
         }
+    }
+
+    /// What waits for each receiver.
+    pub fn backlogs(&self) -> impl Iterator<Item = Backlog> {
+        let of = |(endpoint, lanes): (&EndpointId, &Lanes)| Backlog {
+            endpoint: *endpoint,
+            waiting: lanes.waiting(),
+            oldest_ms: lanes.oldest_ms(),
+        };
+        self.lanes.iter().map(of)
     }
 
     /// Events in memory.
@@ -131,7 +156,7 @@ mod tests {
 
     fn outlets(settings: &Settings) -> Outlets {
         let slots = Slot::of(contact())..=Slot::of(contact());
-        let mut outlets = Outlets::recovering(slots, &settings.webhooks, rules(settings));
+        let mut outlets = Outlets::recovering(slots, &settings.webhooks, rules(settings), Seq::ZERO);
         answer_loads(&mut outlets);
         outlets
     }
@@ -233,7 +258,7 @@ mod tests {
         many.webhooks.endpoints = names;
         let loaded = |settings: &Settings| {
             let slots = Slot::FIRST..=Slot::LAST;
-            let mut outlets = Outlets::recovering(slots, &settings.webhooks, rules(settings));
+            let mut outlets = Outlets::recovering(slots, &settings.webhooks, rules(settings), Seq::ZERO);
             outlets.take_loads(1024, 64).iter().map(|(_, asked)| asked.len()).sum::<usize>()
         };
         assert!(loaded(&many) <= loaded(&settings(json!([]))), "what is being loaded counts as being in memory");

@@ -174,6 +174,11 @@ impl<T: Positioned> SlotQueues<T> {
         self.windows.get(&slot).is_none_or(|w| w.rows.is_empty() && !w.spilled && !w.loading)
     }
 
+    /// While memory is empty: whether nothing waits to be loaded either.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.hungry.is_empty() && self.expected == 0
+    }
+
     /// Rows in memory.
     pub(super) fn len(&self) -> usize {
         self.total

@@ -35,7 +35,7 @@ use std::{
     time::Instant,
 };
 
-use estafet_model::{SeqAllocator, Slot, WaId};
+use estafet_model::{Seq, SeqAllocator, Slot, WaId};
 use estafet_store::{Digest, Fence, SubmissionKey};
 use estafet_upstream::{Command, Delivery};
 use lru::LruCache;
@@ -152,7 +152,8 @@ impl Shard {
         let (first, last) = fence.slots().into_inner();
         let slots = (first.get()..=last.get()).filter_map(|slot| estafet_model::Slot::new(slot.into()));
         let rules = Rules::new(&settings.settings, config.callback_max_age(), config.strict_global_order);
-        let outlets = Outlets::recovering(fence.slots(), &settings.settings.webhooks, rules);
+        let since = Seq::before(fence.epoch);
+        let outlets = Outlets::recovering(fence.slots(), &settings.settings.webhooks, rules, since);
         Self {
             fence,
             life: Life::Acquiring,
@@ -319,7 +320,7 @@ impl Shard {
 
     /// The next sequence number. A shard that used up its epoch's numbers ends, so that it is claimed
     /// again under a new one.
-    fn next_seq(&mut self) -> Option<estafet_model::Seq> {
+    fn next_seq(&mut self) -> Option<Seq> {
         let seq = self.seqs.allocate();
         if seq.is_none() {
             self.life.superseded(Reason::Exhausted);

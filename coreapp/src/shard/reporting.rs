@@ -18,6 +18,7 @@ use crate::{
     core::{
         event::{self, Conversation, StatusEvent},
         lanes::{Post, Rules},
+        outlets::Backlog,
         receipts::is_reported,
     },
     settings::Versioned,
@@ -127,6 +128,11 @@ impl Shard {
         self.writes
     }
 
+    /// What waits for each receiver of callbacks.
+    pub(crate) fn backlogs(&self) -> impl Iterator<Item = Backlog> {
+        self.outlets.backlogs()
+    }
+
     /// The state of the shard, for `/v1/health` and `estafet status`.
     pub fn state(&self) -> NumberState {
         let gateway_status = match self.upline {
@@ -142,7 +148,7 @@ impl Shard {
             epoch: self.fence.epoch.get().into(),
             // What was accepted in this epoch and does not fit into memory is only counted.
             outbox: self.unsettled.max(self.outbox.len() as u64),
-            callbacks: self.outlets.len() as u64,
+            callbacks: self.backlogs().map(|backlog| backlog.waiting).sum(),
             arrived: (self.arrived.len() + self.deciding.as_ref().map_or(0, Vec::len)) as u64,
         }
     }

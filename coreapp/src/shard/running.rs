@@ -116,7 +116,7 @@ impl Runner {
         let mut posted = Vec::new();
         loop {
             self.advance();
-            self.context.state.publish(self.shard.state(), self.shard.writes());
+            self.context.state.publish(self.shard.state(), self.shard.writes(), self.shard.backlogs());
             if let Some(reason) = self.shard.released() {
                 let handed = self.shard.handed().map(|(target, epoch)| (target.clone(), epoch));
                 if let Some((target, epoch)) = &handed {

@@ -47,6 +47,11 @@ impl Seq {
         Self(value)
     }
 
+    /// Before every row of this epoch, and after all of earlier ones.
+    pub const fn before(epoch: Epoch) -> Self {
+        Self((epoch.0 as i64) << 32)
+    }
+
     /// The value.
     pub const fn get(self) -> i64 {
         self.0
@@ -63,7 +68,7 @@ pub struct SeqAllocator {
 impl SeqAllocator {
     /// Numbers rows written under `epoch`.
     pub fn new(epoch: Epoch) -> Self {
-        let first = i64::from(epoch.get()) << 32;
+        let first = Seq::before(epoch).get();
         Self { next: first + 1, end: first + (1 << 32) }
     }
 
@@ -126,5 +131,6 @@ mod tests {
         let last_possible = Seq::new((4 << 32) - 1);
         assert!(old.allocate().unwrap() < new.allocate().unwrap());
         assert!(last_possible < new.allocate().unwrap());
+        assert!(last_possible < Seq::before(Epoch::new(4)) && Seq::before(Epoch::new(4)) < Seq::new((4 << 32) + 1));
     }
 }

@@ -2,8 +2,10 @@
 
 use estafet_harness::{
     PATIENCE,
+    client::until,
     sink::{Arrival, Gate, Reply},
 };
+use reqwest::Method;
 use serde_json::json;
 
 use crate::world::{KERRY, World};
@@ -41,6 +43,39 @@ async fn r151_r153_r154_whatever_is_not_200_is_told_again_byte_by_byte() -> anyh
     assert_eq!(arrivals.iter().filter(|arrival| brings(arrival, &id)).count(), ANSWERS + 1, "told again after 200");
     assert!(arrivals.iter().all(|arrival| arrival.path == estafet_harness::sink::PATH), "a redirect was followed");
     Ok(())
+}
+
+/// The gauge of the main receiver in `/v1/stats/app`, and the same of the whole process in `/metrics`.
+async fn gauges(world: &World, name: &str) -> anyhow::Result<(f64, f64)> {
+    let app = world.admin.call(Method::GET, "/v1/stats/app", None).await?;
+    let samples = app.body["stats"]["app"][name]["data"].as_array().cloned().unwrap_or_default();
+    let main = samples.iter().find(|sample| sample["labels"]["endpoint"] == "main");
+    let ours = world.admin.call(Method::GET, "/metrics", None).await?.text;
+    let line = ours.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains("endpoint=\"main\""));
+    let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    Ok((main.and_then(|sample| sample["value"].as_f64()).unwrap_or(f64::NAN), value.unwrap_or(f64::NAN)))
+}
+
+#[tokio::test]
+async fn r92_callbacks_that_wait_and_the_oldest_of_them_are_told_until_none_waits() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    world.retry_soon().await?;
+    world.sink.close().await?;
+    for n in 0..5 {
+        world.admin.phone_sends_text(KERRY, &format!("{n}")).await?;
+    }
+    until("the queue is told as long and as getting older", async || {
+        let ((waiting, ours), (age, our_age)) =
+            (gauges(&world, "callbacks_waiting").await?, gauges(&world, "callback_oldest_seconds").await?);
+        Ok(waiting == 5.0 && ours == 5.0 && age >= 2.0 && our_age >= 2.0)
+    })
+    .await?;
+    world.sink.open().await?;
+    until("nothing waits", async || {
+        Ok(gauges(&world, "callbacks_waiting").await? == (0.0, 0.0)
+            && gauges(&world, "callback_oldest_seconds").await? == (0.0, 0.0))
+    })
+    .await
 }
 
 fn brings(arrival: &Arrival, id: &str) -> bool {

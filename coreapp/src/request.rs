@@ -182,6 +182,7 @@ pub fn refused(error: &ApiError) -> Answer {
         details: error.details.to_string(),
         retryable: error.is_retryable(),
         http_status: error.http_status.map_or(0, u32::from),
+        retry_after_s: error.retry_after_s.unwrap_or(0),
     })
 }
 

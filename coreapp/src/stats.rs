@@ -86,6 +86,7 @@ pub struct AppStats {
     statuses: [AtomicU64; Status::ALL.len()],
     uploads: [AtomicU64; 2],
     downloads: [AtomicU64; 2],
+    identical: [AtomicU64; 2],
 }
 
 /// Adds to a counter.
@@ -126,6 +127,11 @@ impl AppStats {
         count(&self.downloads[usize::from(done)], 1);
     }
 
+    /// A message had the content of an earlier one to its recipient.
+    pub fn identical(&self, is_refused: bool) {
+        count(&self.identical[usize::from(is_refused)], 1);
+    }
+
     /// Everything, with the gauges of the number's shards here and what waits for each receiver.
     pub(crate) fn stats(&self, shards: &[NumberState], waiting: &BTreeMap<String, Waiting>, uptime: Duration) -> Vec<Stat> {
         let sum = |of: fn(&NumberState) -> u64| shards.iter().map(of).sum::<u64>() as f64;
@@ -147,6 +153,7 @@ impl AppStats {
             counter("in_message_persisted", "Incoming messages stored", read(&self.persisted_in)),
             counter("out_message_persisted", "Outgoing messages stored", read(&self.persisted_out)),
             counter("out_message_status", "Statuses of outgoing messages", self.reached()),
+            counter("identical_messages", "Messages with the content of an earlier one to the recipient", self.repeated()),
             counter("media_uploads", "Messages whose files were left with the network", files(&self.uploads)),
             counter("media_downloads", "Files of incoming messages fetched", files(&self.downloads)),
         ];
@@ -157,6 +164,11 @@ impl AppStats {
     fn reached(&self) -> Vec<StatSample> {
         let of = |status: Status| sample(&[("status", status.as_str())], self.statuses[status as usize].load(Relaxed) as f64);
         Status::ALL.into_iter().map(of).collect()
+    }
+
+    fn repeated(&self) -> Vec<StatSample> {
+        let of = |(result, counter): (&str, &AtomicU64)| sample(&[("result", result)], counter.load(Relaxed) as f64);
+        ["accepted", "refused"].into_iter().zip(&self.identical).map(of).collect()
     }
 
     fn timed(&self) -> Vec<Stat> {

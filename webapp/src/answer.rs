@@ -71,7 +71,8 @@ pub(crate) struct Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { error, retry_after: None }
+        let retry_after = error.retry_after_s.map(u64::from);
+        Self { error, retry_after }
     }
 }
 
@@ -173,6 +174,8 @@ fn shorten(details: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use estafet_model::Code;
 
     use super::*;
@@ -202,5 +205,7 @@ mod tests {
         assert_eq!((denied.status().as_u16(), &denied.headers()["www-authenticate"]), (401, &HeaderValue::from_static("Bearer")));
         let throttled = renderer.outcome(Err(Refusal { error: ApiError::new(Code::TooManyRequests, ""), retry_after: Some(42) }));
         assert_eq!(throttled.headers()["retry-after"], "42");
+        let known = renderer.error(ApiError::new(Code::TooManyRequests, "").retry_after(Duration::from_millis(6001)));
+        assert_eq!(known.headers()["retry-after"], "7");
     }
 }

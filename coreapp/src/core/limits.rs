@@ -35,10 +35,13 @@ impl Rate {
         Some(Self { interval, ahead: interval.saturating_mul(burst.max(1) - 1) })
     }
 
-    /// Takes one out of a bucket that is full again at `full_at`; the new moment, or `None` if it is empty.
-    fn take(&self, full_at: Option<Instant>, now: Instant) -> Option<Instant> {
+    /// Takes one out of a bucket that is full again at `full_at`; the new moment, or how long it is empty.
+    fn take(&self, full_at: Option<Instant>, now: Instant) -> Result<Instant, Duration> {
         let from = full_at.map_or(now, |full_at| full_at.max(now));
-        (from.saturating_duration_since(now) <= self.ahead).then_some(from + self.interval)
+        match from.saturating_duration_since(now).checked_sub(self.ahead) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => Ok(from + self.interval),
+        }
     }
 }
 
@@ -80,16 +83,17 @@ impl Limits {
 
     /// Takes a message to `recipient` out of both buckets, or out of none.
     pub fn admit(&mut self, recipient: WaId, now: Instant) -> Result<(), ApiError> {
-        let refused = |details: &'static str| ApiError::new(Code::TooManyRequests, details);
+        let refused =
+            |details: &'static str| move |wait: Duration| ApiError::new(Code::TooManyRequests, details).retry_after(wait);
         let pair = match self.pair {
             Some(rate) => {
                 let full_at = rate.take(self.pairs.get(&recipient).copied(), now);
-                Some(full_at.ok_or_else(|| refused("Too many messages to this recipient"))?)
+                Some(full_at.map_err(refused("Too many messages to this recipient"))?)
             }
             None => None,
         };
         if let Some(rate) = self.number {
-            let full_at = rate.take(self.number_full_at, now).ok_or_else(|| refused("Too many messages of this number"))?;
+            let full_at = rate.take(self.number_full_at, now).map_err(refused("Too many messages of this number"))?;
             self.number_full_at = Some(full_at);
         }
         if let Some(full_at) = pair {
@@ -136,7 +140,8 @@ mod tests {
         let allowed = Allowed { pair_per_minute: 10, pair_burst: 45, ..Allowed::default() };
         let (mut limits, now) = (Limits::new(allowed, ShardCount::ONE), start());
         assert_eq!(admitted(&mut limits, std::iter::repeat_n(1, 100), now), 45);
-        assert_eq!(limits.admit(user(1), now).unwrap_err().status(), 429);
+        let refused = limits.admit(user(1), now).unwrap_err();
+        assert_eq!((refused.status(), refused.retry_after_s), (429, Some(6)), "the next one fits in six seconds");
         assert_eq!(admitted(&mut limits, 2..102, now), 100);
         let later = now + Duration::from_secs(60);
         assert_eq!(admitted(&mut limits, std::iter::repeat_n(1, 100), later), 10, "one in six seconds");

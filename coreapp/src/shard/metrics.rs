@@ -28,6 +28,7 @@ pub(super) struct Metrics {
     pub(super) fenced: Counter<u64>,
     pub(super) dead_letters: Counter<u64>,
     posts: Counter<u64>,
+    identical: Counter<u64>,
     /// What the number's own statistics tell.
     pub(super) stats: Arc<AppStats>,
 }
@@ -59,8 +60,16 @@ impl Metrics {
             fenced: counter("writes_fenced", "Transactions refused because a newer epoch owns the shard"),
             dead_letters: counter("callback_dead_letters", "Callbacks given up after the age limit"),
             posts: counter("callback_posts", "Callbacks posted, by result and receiver"),
+            identical: counter("messages_identical", "Messages with the content of an earlier one to the recipient, by result"),
             stats: Arc::default(),
         }
+    }
+
+    /// A message has the content of an earlier one to its recipient.
+    pub(super) fn identical(&self, is_refused: bool) {
+        let result = if is_refused { "refused" } else { "accepted" };
+        self.identical.add(1, &[KeyValue::new("result", result)]);
+        self.stats.identical(is_refused);
     }
 
     /// A message reached a status.

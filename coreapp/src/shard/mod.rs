@@ -50,6 +50,7 @@ use crate::{
     Config,
     core::{
         files::Files,
+        identical::Identical,
         lanes::{Post, Rules},
         life::{Life, Reason},
         limits::Limits,
@@ -105,6 +106,7 @@ pub struct Shard {
     settings: Versioned,
     outbox: Outbox,
     limits: Limits,
+    identical: Identical,
     files: Files,
     outlets: Outlets,
     receipts: Receipts,
@@ -163,6 +165,7 @@ impl Shard {
             settings,
             outbox: Outbox::recovering(slots),
             limits: Limits::new(config.allowed(), fence.count),
+            identical: Identical::default(),
             files: Files::default(),
             outlets,
             receipts: Receipts::default(),

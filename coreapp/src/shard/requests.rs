@@ -33,10 +33,22 @@ impl Shard {
             return reply
                 .send(refused(&ApiError::new(Code::IdentityChanged, "Acknowledge the new identity of the recipient first")));
         }
+        let rule = self.settings.settings.identical_messages;
+        let looked = match self.identical.look(rule, (recipient, id_key), &body, self.now) {
+            Ok(looked) => looked,
+            Err(error) => {
+                self.metrics.identical(true);
+                return reply.send(refused(&error));
+            }
+        };
         if let Err(error) = self.limits.admit(recipient, self.now) {
             return reply.send(refused(&error));
         }
         let Some(seq) = self.next_seq() else { return reply.send(not_owner()) };
+        if looked.is_repeated {
+            self.metrics.identical(false);
+        }
+        self.identical.accepted(looked, id_key, self.now);
         self.unsettled += 1;
         self.use_key(slot, key, id_key);
         let message = MessageRow { slot, seq, id_key, recipient, accepted_at_ms: self.now_ms, body };

@@ -132,6 +132,8 @@ impl Runner {
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
                 count = self.channels.requests.recv_many(&mut requests, room), if room > 0 && accepts => {
                     if count == 0 { self.take(Input::ToldToDrain); }
+                    // Who was told that settings are in force sends by them.
+                    if self.channels.settings.has_changed().unwrap_or(false) { self.take_settings(); }
                     requests.drain(..).for_each(|request| self.take(Input::Request(request)));
                 }
                 stirred = stirred(&mut self.link, want_event, want_room) => {
@@ -140,10 +142,7 @@ impl Runner {
                 _ = self.channels.posted.recv_many(&mut posted, POSTED), if room > 0 => {
                     posted.drain(..).for_each(|result| self.take(Input::Posted(result)));
                 }
-                Ok(()) = self.channels.settings.changed() => {
-                    let settings = self.channels.settings.borrow_and_update().clone();
-                    self.take(Input::SettingsChanged(Box::new(settings)));
-                }
+                Ok(()) = self.channels.settings.changed() => self.take_settings(),
                 Some(details) = self.channels.conditions.recv() => self.take(Input::Condition(details)),
                 Some(target) = self.channels.targets.recv() => self.take(Input::ToldToHandOff(target)),
                 () = tokio::time::sleep_until(wake) => self.take(Input::Ticked),
@@ -154,6 +153,11 @@ impl Runner {
 
     fn take(&mut self, input: Input) {
         self.shard.take(Instant::now().into_std(), self.context.clock.now_ms(), input);
+    }
+
+    fn take_settings(&mut self) {
+        let settings = self.channels.settings.borrow_and_update().clone();
+        self.take(Input::SettingsChanged(Box::new(settings)));
     }
 
     fn done(&mut self, done: Done) {

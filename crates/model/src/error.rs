@@ -1,6 +1,6 @@
 //! Error codes of the On-Premises API with their exact titles (spec/errors.md); clients compare them.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $title:literal, $http:literal;)*) => {
@@ -179,12 +179,14 @@ pub struct ApiError {
     pub details: Cow<'static, str>,
     /// Another HTTP status than the code's own.
     pub http_status: Option<u16>,
+    /// Seconds until it makes sense to try again, where that is known.
+    pub retry_after_s: Option<u32>,
 }
 
 impl ApiError {
     /// An error with the code's own HTTP status.
     pub fn new(code: Code, details: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, details: details.into(), http_status: None }
+        Self { code, details: details.into(), http_status: None, retry_after_s: None }
     }
 
     /// A mandatory parameter is missing (1008).
@@ -201,6 +203,14 @@ impl ApiError {
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.http_status = Some(status);
+        self
+    }
+
+    /// The same error with the time until it makes sense to try again, rounded up to seconds.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        self.retry_after_s = Some(seconds.max(1));
         self
     }
 

@@ -36,6 +36,9 @@ pub struct Settings {
     pub pass_through: bool,
     /// Which garbage is collected.
     pub garbagecollector_enable: GarbageCollectorSettings,
+    /// Extension: the same message to the same recipient again.
+    #[serde(skip_serializing_if = "IdenticalMessages::is_default")]
+    pub identical_messages: IdenticalMessages,
     /// Tell when a user changes number.
     pub notify_user_change_number: bool,
     /// Tell when a user's identity key changes, and hold messages until acknowledged.
@@ -140,6 +143,24 @@ pub struct GarbageCollectorSettings {
     pub media: bool,
 }
 
+/// `identical_messages.*`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdenticalMessages {
+    /// Seconds within which the same content counts as repeated. `None`: nothing is compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
+    /// Refuse it.
+    pub refuse: bool,
+}
+
+impl IdenticalMessages {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -152,6 +173,7 @@ impl Default for Settings {
             webhooks: WebhookSettings::default(),
             pass_through: false,
             garbagecollector_enable: GarbageCollectorSettings::default(),
+            identical_messages: IdenticalMessages::default(),
             notify_user_change_number: false,
             show_security_notifications: false,
             skip_referral_media_download: false,

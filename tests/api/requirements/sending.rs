@@ -126,3 +126,44 @@ async fn r121_our_part_of_a_delivery_and_the_phones_are_measured_apart() -> anyh
     assert_eq!(histogram(&after, theirs).0, 2);
     Ok(())
 }
+
+/// How often messages were found to repeat an earlier one, accepted and refused.
+async fn repeated(admin: &Api) -> anyhow::Result<[f64; 2]> {
+    let stats = admin.call(Method::GET, "/v1/stats/app", None).await?.body;
+    let samples = stats["stats"]["app"]["identical_messages"]["data"].as_array().cloned().unwrap_or_default();
+    let of = |result: &str| samples.iter().find(|sample| sample["labels"]["result"] == result)?["value"].as_f64();
+    Ok(["accepted", "refused"].map(|result| of(result).unwrap_or(f64::NAN)))
+}
+
+#[tokio::test]
+async fn r85_the_same_to_one_recipient_again_is_counted_and_refused_where_the_settings_say_so() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let admin = &world.admin;
+    let set = async |rule: Value| admin.patch_settings(&json!({ "identical_messages": rule })).await;
+    for _ in 0..2 {
+        admin.send_text(KERRY, "off by default").await?;
+    }
+    assert_eq!(repeated(admin).await?, [0.0, 0.0], "nothing is compared");
+    set(json!({ "window": 3600 })).await?;
+    for _ in 0..3 {
+        admin.send_text(KERRY, "counted").await?;
+    }
+    assert_eq!(repeated(admin).await?, [2.0, 0.0]);
+    set(json!({ "refuse": true })).await?;
+    admin.send_text(KERRY, "once").await?;
+    let once = json!({ "to": KERRY, "type": "text", "text": { "body": "once" } });
+    let refused = admin.call(Method::POST, "/v1/messages", Some(&once)).await?;
+    assert_eq!((refused.status, refused.error_code()), (429, Some(1015)), "{}", refused.text);
+    let wait: u64 = refused.headers["retry-after"].to_str()?.parse()?;
+    assert!((3000..=3600).contains(&wait), "the rest of the window: {wait}");
+    let last = admin.send_text(KERRY, "something else").await?;
+    admin.send_text(ANA, "once").await?;
+    assert_eq!(repeated(admin).await?, [2.0, 1.0]);
+    let text = admin.metrics().await?;
+    assert!(text.lines().any(|line| line.starts_with("messages_identical_total{") && line.contains("refused")), "{text}");
+    world.sink.wait_for_status(&last, "read").await?;
+    let texts = admin.inbox(KERRY).await?.messages;
+    assert_eq!(texts.iter().filter(|message| message.text() == "once").count(), 1, "what is refused is not sent");
+    set(json!({ "window": null })).await?;
+    admin.send_text(KERRY, "once").await.map(drop)
+}

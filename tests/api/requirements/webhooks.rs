@@ -50,7 +50,7 @@ async fn gauges(world: &World, name: &str) -> anyhow::Result<(f64, f64)> {
     let app = world.admin.call(Method::GET, "/v1/stats/app", None).await?;
     let samples = app.body["stats"]["app"][name]["data"].as_array().cloned().unwrap_or_default();
     let main = samples.iter().find(|sample| sample["labels"]["endpoint"] == "main");
-    let ours = world.admin.call(Method::GET, "/metrics", None).await?.text;
+    let ours = world.admin.metrics().await?;
     let line = ours.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains("endpoint=\"main\""));
     let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
     Ok((main.and_then(|sample| sample["value"].as_f64()).unwrap_or(f64::NAN), value.unwrap_or(f64::NAN)))

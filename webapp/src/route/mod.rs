@@ -293,6 +293,7 @@ fn refusal(refused: v1::Refused) -> ApiError {
     if let Some(status) = u16::try_from(refused.http_status).ok().filter(|status| (400..600).contains(status)) {
         error = error.with_status(status);
     }
+    error.retry_after_s = Some(refused.retry_after_s).filter(|seconds| *seconds > 0);
     if refused.retryable && !error.is_retryable() { error.with_status(503) } else { error }
 }
 
@@ -334,10 +335,12 @@ mod tests {
 
     #[test]
     fn refusals_keep_their_code_and_retryable_ones_say_so() {
-        let refused = |code, retryable| refusal(v1::Refused { code, details: "why".into(), retryable, http_status: 0 });
+        let refused = |code, retryable| refusal(v1::Refused { code, details: "why".into(), retryable, ..Default::default() });
         assert_eq!((refused(1006, false).status(), refused(1006, false).code), (404, Code::NotFound));
         assert_eq!((refused(1023, true).status(), refused(1023, true).code), (503, Code::Database));
         assert_eq!((refused(1016, true).status(), refused(471, true).status()), (503, 429));
         assert_eq!((refused(4711, false).status(), refused(4711, false).code), (500, Code::Generic));
+        let later = refusal(v1::Refused { code: 1015, retry_after_s: 60, ..v1::Refused::default() });
+        assert_eq!((later.retry_after_s, refused(1015, true).retry_after_s), (Some(60), None));
     }
 }

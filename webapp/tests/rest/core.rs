@@ -50,7 +50,7 @@ pub fn not_owner(hint: &str) -> Option<outcome::Result> {
 }
 
 pub fn refused(code: u32, retryable: bool) -> Option<outcome::Result> {
-    Some(outcome::Result::Refused(v1::Refused { code, details: "as told".to_owned(), retryable, http_status: 0 }))
+    Some(outcome::Result::Refused(v1::Refused { code, details: "as told".to_owned(), retryable, ..v1::Refused::default() }))
 }
 
 impl Core {

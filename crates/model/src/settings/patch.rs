@@ -53,6 +53,7 @@ fn member(next: &mut Settings, name: &str, value: &Value, policy: Policy) -> Res
         "media" => media(next, value, policy)?,
         "webhooks" => webhooks(next, value, policy)?,
         "pass_through" => next.pass_through = pass_through(value, policy)?,
+        "identical_messages" => identical_messages(next, value, policy)?,
         "garbagecollector_enable" => garbage_collector(next, value, policy)?,
         "db_garbagecollector_enable" => next.garbagecollector_enable.messages = boolean(name, value)?,
         "sent_status" => next.webhooks.message.sent = boolean(name, value)?,
@@ -173,6 +174,23 @@ fn garbage_collector(next: &mut Settings, value: &Value, policy: Policy) -> Resu
         match name.as_str() {
             "messages" => next.garbagecollector_enable.messages = boolean(&path, value)?,
             "media" => next.garbagecollector_enable.media = boolean(&path, value)?,
+            _ => unknown(&path, policy)?,
+        }
+    }
+    Ok(())
+}
+
+/// Longest `identical_messages.window`: a day, in seconds.
+const IDENTICAL_WINDOW: u64 = 24 * 3600;
+
+fn identical_messages(next: &mut Settings, value: &Value, policy: Policy) -> Result<(), ApiError> {
+    for (name, value) in object("identical_messages", value)? {
+        let path = format!("identical_messages.{name}");
+        let rule = &mut next.identical_messages;
+        match name.as_str() {
+            "window" if value.is_null() => rule.window = None,
+            "window" => rule.window = Some(integer(&path, value, 0, IDENTICAL_WINDOW)?).filter(|seconds| *seconds > 0),
+            "refuse" => rule.refuse = boolean(&path, value)?,
             _ => unknown(&path, policy)?,
         }
     }
@@ -370,6 +388,8 @@ mod tests {
             (json!({"webhooks": {"keep_delivered": 2_592_001}}), "webhooks.keep_delivered"),
             (json!({"webhooks": {"errors_url": "http://a.example"}}), "webhooks.errors_url"),
             (json!({"garbagecollector_enable": true}), "garbagecollector_enable"),
+            (json!({"identical_messages": {"window": 86_401}}), "identical_messages.window"),
+            (json!({"identical_messages": {"refuse": 1}}), "identical_messages.refuse"),
             (json!({"log_level": "loud"}), "log_level"),
             (json!({"on_call_pager": 5}), "on_call_pager"),
             (json!({"sent_status": "yes", "webhooks": {"message": {"sent": true}}}), "sent_status"),
@@ -394,6 +414,19 @@ mod tests {
         for none in [json!(0), json!(null)] {
             let change = json!({"webhooks": {"keep_delivered": none}});
             assert_eq!(apply(&kept, change.as_object().unwrap(), Policy::default()).unwrap(), Settings::default());
+        }
+    }
+
+    #[test]
+    fn r85_identical_messages_are_compared_within_a_window_and_not_within_none() {
+        let on = patched(json!({"identical_messages": {"window": "3600", "refuse": true}})).unwrap();
+        assert_eq!((on.identical_messages.window, on.identical_messages.refuse), (Some(3600), true));
+        assert_eq!(render(&on, None)["identical_messages"], json!({"window": 3600, "refuse": true}));
+        for none in [json!(0), json!(null)] {
+            let change = json!({"identical_messages": {"window": none, "refuse": false}});
+            let off = apply(&on, change.as_object().unwrap(), Policy::default()).unwrap();
+            assert_eq!(off, Settings::default());
+            assert!(render(&off, None).get("identical_messages").is_none());
         }
     }
 

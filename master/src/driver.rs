@@ -477,6 +477,7 @@ impl Driver {
                 .collect(),
             network: Some(wire_reach(member.needs.network)),
             database: Some(wire_reach(member.needs.database)),
+            boot: member.boot.0.to_vec().into(),
         });
         let failing = self.core.failing().map(|(key, failing)| v1::FailingShard {
             ownership: Some(ownership(key, self.core.epoch(key).get())),

@@ -134,3 +134,54 @@ async fn r201_a_template_that_is_new_in_the_files_is_sent_and_shown_without_a_re
     })
     .await
 }
+
+/// The processes that health tells in this role, or without one, and how they are.
+async fn nodes(admin: &Api, role: Option<&str>) -> anyhow::Result<Vec<(String, String)>> {
+    let health = admin.call(Method::GET, "/v1/health", None).await?.body["health"].clone();
+    let nodes = health.as_object().context("no nodes")?.iter().filter(|(_, node)| node["role"].as_str() == role);
+    let word = |node: &Value| node["gateway_status"].as_str().unwrap_or("silent").to_owned();
+    Ok(nodes.map(|(name, node)| (name.clone(), word(node))).collect())
+}
+
+/// The same without the names, sorted.
+async fn words(admin: &Api, role: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let mut words: Vec<String> = nodes(admin, role).await?.into_iter().map(|(_, word)| word).collect();
+    words.sort_unstable();
+    Ok(words)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r93_health_tells_each_node_its_role_and_what_becomes_of_it() -> anyhow::Result<()> {
+    let mut cluster = Cluster::options().sizes(2, 2, 1).shards(1).phones(1).start().await?;
+    let admin = cluster.login().await?.remove(0);
+    until("one coreapp is connected, and so is the primary master", async || {
+        Ok(words(&admin, Some("coreapp")).await? == ["connected", "disconnected"]
+            && words(&admin, Some("primary_master")).await? == ["connected"]
+            && words(&admin, Some("secondary_master")).await? == ["disconnected"])
+    })
+    .await?;
+    let owner = cluster.owners().await?.first().context("nobody owns the shard")?.1.clone();
+    let told = nodes(&admin, Some("coreapp")).await?;
+    let connected = told.iter().find(|(_, word)| word == "connected").context("nobody is connected")?;
+    ensure!(connected.0.starts_with(&format!("{owner}:")), "{connected:?} and not {owner}");
+
+    cluster.member(&owner)?.kill();
+    until("the other one is connected and the dead one silent", async || {
+        Ok(words(&admin, Some("coreapp")).await? == ["connected"] && words(&admin, None).await? == ["silent"])
+    })
+    .await?;
+    let leader = cluster.leader().await?;
+    cluster.member(&leader)?.kill();
+    until("the other master is the primary one", async || {
+        Ok(words(&admin, Some("primary_master")).await? == ["connected"]
+            && words(&admin, Some("secondary_master")).await?.is_empty()
+            && words(&admin, Some("coreapp")).await?.contains(&"connected".to_owned()))
+    })
+    .await?;
+    cluster.member("chatd")?.kill();
+    until("nobody is connected", async || {
+        let coreapps = words(&admin, Some("coreapp")).await?;
+        Ok(!coreapps.contains(&"connected".to_owned()) && words(&admin, Some("primary_master")).await? == ["disconnected"])
+    })
+    .await
+}

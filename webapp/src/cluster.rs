@@ -18,13 +18,15 @@ use estafet_tls::{Role, Transport};
 use tokio::{sync::watch, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::Connect;
+use crate::{Connect, Roster};
 
 /// How long a dial may take, and how long a peer may be silent on HTTP/2.
 const DIAL: Duration = Duration::from_millis(500);
 
 /// How often masters are told which coreapps are not reached.
 const REPORT: Duration = Duration::from_millis(150);
+/// How often masters are asked who is there.
+const ROLL_CALL: Duration = Duration::from_secs(1);
 /// How long a stream may take to come back before it is told.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -106,6 +108,8 @@ pub struct Tcp {
     transport: Transport,
     /// Coreapps that are not reached, and since when.
     down: Down,
+    /// Who is there.
+    roster: Roster,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -128,11 +132,12 @@ impl Down {
 impl Tcp {
     /// Reports to these masters; what it cannot tell one of them is told again.
     pub fn new(masters: &[String], webapp: BootId, transport: Transport, tasks: &Tasks) -> Self {
-        let down = Down::default();
+        let (down, roster) = (Down::default(), Roster::new(masters));
         for master in masters {
+            tasks.spawn("roster", ask(master.clone(), transport.clone(), roster.clone(), tasks.clone()));
             tasks.spawn("reach", report_to(master.clone(), webapp, transport.clone(), down.clone(), tasks.clone()));
         }
-        Self { transport, down }
+        Self { transport, down, roster }
     }
 }
 
@@ -152,6 +157,30 @@ impl Connect for Tcp {
         } else {
             down.entry(address.to_owned()).or_insert_with(Instant::now);
         }
+    }
+
+    fn roster(&self) -> Roster {
+        self.roster.clone()
+    }
+}
+
+/// Asks one master again and again who is there.
+async fn ask(master: String, transport: Transport, roster: Roster, tasks: Tasks) {
+    let asking = async {
+        // Where its address is none, whoever reports to it says so.
+        let Ok(endpoint) = endpoint(&master) else { return };
+        let mut client = ClusterClient::new(transport.connect_lazy(&endpoint.timeout(DIAL), Role::Master));
+        loop {
+            match client.status(v1::StatusRequest {}).await {
+                Ok(status) => roster.heard(&master, status.into_inner(), Instant::now()),
+                Err(status) => tracing::debug!(master, %status, "this master does not say who is there"),
+            }
+            tokio::time::sleep(ROLL_CALL).await;
+        }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = tasks.shutdown().cancelled() => {}
     }
 }
 

@@ -56,6 +56,7 @@ pub use route::{flight, plan};
 
 pub use config::{Config, ContactMode, Limits, LogoutScope};
 pub use error::Error;
+pub use route::roster::Roster;
 pub use template::{check_template_files, follow_template_files, read_template_files};
 
 use app::App;
@@ -89,6 +90,11 @@ pub trait Connect: Send + Sync {
 
     /// Told when the data stream to an owner comes up, and when it breaks or cannot be opened.
     fn reached(&self, _address: &str, _is_up: bool) {}
+
+    /// What the masters say of the processes of the cluster.
+    fn roster(&self) -> Roster {
+        Roster::default()
+    }
 }
 
 /// Prepares the webapp and serves it on `listener`; returns once it does.

@@ -223,6 +223,7 @@ mod tests {
                 troubles: vec![NodeTrouble::Unreached.into(), NodeTrouble::NoNetwork.into()],
                 network: Some(Reach { state: Some(reach::State::LostMs(7_400)) }),
                 database: Some(Reach { state: Some(reach::State::WellMs(7_400)) }),
+                ..NodeStatus::default()
             }],
             failing: vec![FailingShard { ownership: ownership(1, 9), failures: 4, retry_in_ms: 700 }],
             shards: vec![

@@ -1,7 +1,7 @@
 //! The way of a request to the owner of its slot, through handoffs (design.md §6, steps 2 and 3).
 //!
 //! * [`plan`]: what to do after each try (pure). [`flight`]: correlations and credits (pure).
-//! * [`link`]: the stream to one coreapp. [`states`]: what coreapps said about the number.
+//! * [`link`]: the stream to one coreapp. [`states`]: what coreapps said about the number. [`roster`]: all processes.
 //!
 //! This file picks the owner from the map, tries, and holds. Bounded: requests held, bytes under
 //! way, requests in line for one coreapp; past any of them the answer is 503 at once.
@@ -9,10 +9,11 @@
 pub mod flight;
 mod link;
 pub mod plan;
+pub(crate) mod roster;
 pub(crate) mod states;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -31,6 +32,7 @@ use tokio::{
 use crate::{Connect, config::Config, metrics::Metrics};
 use link::{Link, Surroundings};
 use plan::{Missed, Plan, Step};
+use roster::NodeState;
 
 /// How long a link lives that no map mentions (a hint made it).
 const UNMAPPED_LINK: Duration = Duration::from_secs(30);
@@ -172,6 +174,14 @@ impl Router {
     /// The gateway status of a number, or `None` while no node is known.
     pub(crate) fn gateway_status(&self, number: WaId) -> Option<v1::GatewayStatus> {
         self.around.states.overall(number, &self.around.map.borrow(), Instant::now())
+    }
+
+    /// The processes of the cluster and how each is connected for the number; empty while none is known.
+    pub(crate) fn nodes(&self, number: WaId) -> BTreeMap<String, NodeState> {
+        let (map, now, states) = (self.around.map.borrow().clone(), Instant::now(), &self.around.states);
+        let overall = states.overall(number, &map, now).unwrap_or(v1::GatewayStatus::Disconnected);
+        let of_shard = |owner: &Owner| states.of_shard(number, owner, now);
+        self.around.connect.roster().by_node((number, &map), of_shard, overall, now)
     }
 
     async fn attempt(

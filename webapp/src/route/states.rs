@@ -55,6 +55,12 @@ impl States {
         self.nodes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(address);
     }
 
+    /// How the owner of a shard is connected for it.
+    pub(crate) fn of_shard(&self, number: WaId, owner: &Owner, now: Instant) -> GatewayStatus {
+        let nodes = self.nodes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        shard_status(nodes.get(&owner.address), number, owner, now)
+    }
+
     /// The status of the number: that of its worst shard; `None` while no node is known at all.
     pub(crate) fn overall(&self, number: WaId, map: &ShardMap, now: Instant) -> Option<GatewayStatus> {
         let nodes = self.nodes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -63,10 +69,7 @@ impl States {
         for owner in map.owners(number) {
             let slots = owner.count.slots_of(owner.shard);
             covered += slots.end().get() - slots.start().get() + 1;
-            let status = shard_status(nodes.get(&owner.address), number, owner, now);
-            if badness(status) > badness(worst) {
-                worst = status;
-            }
+            worst = worse(worst, shard_status(nodes.get(&owner.address), number, owner, now));
         }
         if covered == 0 && nodes.is_empty() {
             return None;
@@ -83,6 +86,11 @@ fn shard_status(node: Option<&Node>, number: WaId, owner: &Owner, now: Instant) 
     let key = (number.as_u64(), u32::from(owner.shard.get()), u32::from(owner.count.get()));
     // A node that does not know the shard yet is about to take it.
     node.states.get(&key).copied().unwrap_or(GatewayStatus::Connecting)
+}
+
+/// The worse of two.
+pub(crate) fn worse(one: GatewayStatus, other: GatewayStatus) -> GatewayStatus {
+    if badness(other) > badness(one) { other } else { one }
 }
 
 fn badness(status: GatewayStatus) -> u8 {

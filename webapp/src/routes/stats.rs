@@ -94,7 +94,8 @@ fn not_running(address: &str) -> ApiError {
     ApiError::new(Code::Internal, format!("Connection timed out. Please check if wacore is running: {address}"))
 }
 
-fn errors(error: &ApiError) -> Value {
+/// What stands for a process that does not answer.
+pub(super) fn errors(error: &ApiError) -> Value {
     json!({ "errors": [{ "code": error.code.number(), "title": error.code.title(), "details": error.details }] })
 }
 

@@ -4,6 +4,7 @@ use estafet_model::{ShardMap, protocol::PROTOCOL};
 use estafet_proto::v1::{GatewayStatus, request::Action};
 use estafet_webapp::{Config, Limits};
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use serde_json::json;
 
 use super::{
     core::{done, not_owner},
@@ -207,4 +208,38 @@ async fn health_tells_the_worst_shard() {
     eventually("the new state arriving", async || status("connected").await).await;
     world.map.send_replace(ShardMap::default());
     eventually("the map losing its owners", async || status("disconnected").await).await;
+}
+
+#[tokio::test]
+async fn r93_a_cluster_s_health_is_told_by_node_in_all_its_states() {
+    let world = World::new().await;
+    let (zero, one) = (world.core("core-0").await, world.core("core-1").await);
+    zero.says(connected(0, 2));
+    let state = |status: GatewayStatus| {
+        let mut states = connected(1, 2);
+        states[0].gateway_status = status.into();
+        states
+    };
+    one.says(state(GatewayStatus::Disconnected));
+    world.own("core-0", 0, 2);
+    world.own("core-1", 1, 2);
+    let webapp = world.webapp(Config { multiconnect: true, ..registered() }).await;
+    let token = webapp.admin().await;
+    let node = |word: &str| json!({ "gateway_status": word, "role": "coreapp" });
+    for (status, word) in [
+        (GatewayStatus::Disconnected, "disconnected"),
+        (GatewayStatus::Connecting, "connecting"),
+        (GatewayStatus::Uninitialized, "uninitialized"),
+        (GatewayStatus::Connected, "connected"),
+    ] {
+        one.says(state(status));
+        one.cut_streams();
+        let expected = json!({ "core-0": node("connected"), "core-1": node(word) });
+        let told = async || webapp.get("/v1/health", &token).await.body["health"] == expected;
+        eventually("the state arriving", told).await;
+    }
+    let fresh = world.webapp(Config { multiconnect: true, registered: false, ..registered() }).await;
+    let token = fresh.admin().await;
+    let expected = json!({ "core-0": node("unregistered"), "core-1": node("unregistered") });
+    assert_eq!(fresh.get("/v1/health", &token).await.body["health"], expected);
 }

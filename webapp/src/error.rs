@@ -34,9 +34,11 @@ impl Error {
 /// The answer for a failed database operation, logged here once.
 pub(crate) fn store_failure(what: &'static str, error: &estafet_store::Error) -> ApiError {
     tracing::warn!(what, %error, "database operation failed");
-    if error.is_retryable() {
-        ApiError::new(Code::NotReady, "The database does not answer, try again")
-    } else {
-        ApiError::new(Code::Database, "The database refused the operation")
+    match error {
+        estafet_store::Error::NoConnection(_) => {
+            ApiError::new(Code::Database, "The database has too few connections, try again").with_status(503)
+        }
+        error if error.is_retryable() => ApiError::new(Code::NotReady, "The database does not answer, try again"),
+        _ => ApiError::new(Code::Database, "The database refused the operation"),
     }
 }

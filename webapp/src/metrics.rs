@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use estafet_model::ShardMap;
+use estafet_model::{ApiError, Code, ShardMap};
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Gauge, Histogram, UpDownCounter},
@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     requests: Counter<u64>,
     duration: Histogram<f64>,
     held: UpDownCounter<i64>,
+    unserved: Counter<u64>,
     connections: UpDownCounter<i64>,
     fallback_policies: Counter<u64>,
     untyped: Counter<u64>,
@@ -41,6 +42,7 @@ impl Metrics {
                 .build(),
             held: meter.i64_up_down_counter("webapp_requests_held").with_description("Requests held through a handoff").build(),
             connections: meter.i64_up_down_counter("webapp_connections").with_description("Open client connections").build(),
+            unserved: counter("webapp_requests_unserved", "Requests that no coreapp answered, by cause"),
             fallback_policies: meter
                 .u64_counter("webapp_template_fallback_policies")
                 .with_description("Template messages with the policy `fallback`, sent as `deterministic`")
@@ -81,6 +83,17 @@ impl Metrics {
     /// Requests began (or, negative, ceased) to be held.
     pub(crate) fn held(&self, change: i64) {
         self.held.add(change, &[]);
+    }
+
+    /// No coreapp answered a request, which is refused with this error.
+    pub(crate) fn unserved(&self, error: &ApiError) {
+        let cause = match (error.code, error.status()) {
+            (_, 504) => "in_doubt",
+            (Code::NotReady, _) => "no_coreapp",
+            (Code::NotPrimaryCoreapp, _) => "moving",
+            _ => "overloaded",
+        };
+        self.unserved.add(1, &[KeyValue::new("cause", cause)]);
     }
 
     /// A file of so many bytes was uploaded and stored.

@@ -209,8 +209,11 @@ pub(crate) async fn chatd(args: ChatdArgs, configuration: Value) -> anyhow::Resu
 }
 
 async fn open_store(url: &str, application: &str) -> anyhow::Result<SharedStore> {
-    ensure!(!url.starts_with("sqlite:"), "--database-url: processes of a cluster share a server, SQLite is none");
-    crate::database::open(url, application).await
+    if url.starts_with("sqlite:") {
+        let wrong = "--database-url: processes of a cluster share a server, SQLite is none";
+        return Err(Misconfigured(vec![wrong.to_owned()]).into());
+    }
+    crate::database::open_when_ready(url, application).await
 }
 
 /// The members of etcd, and how they are told who asks.

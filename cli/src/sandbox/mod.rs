@@ -137,7 +137,7 @@ fn check(args: &SandboxArgs) -> anyhow::Result<Option<ShardCount>> {
 
 async fn open_store(args: &SandboxArgs, dir: &Path) -> anyhow::Result<SharedStore> {
     let url = args.database_url.clone().unwrap_or_else(|| format!("sqlite:{}", dir.join("estafet.db").display()));
-    crate::database::open(&url, "estafet-sandbox").await
+    crate::database::open_when_ready(&url, "estafet-sandbox").await
 }
 
 /// Holds the number in the message database. A predecessor that was killed this moment may still seem to

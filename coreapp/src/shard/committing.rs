@@ -1,7 +1,11 @@
 //! Adaptive group commit: one transaction runs, the next one collects.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use estafet_model::{ApiError, Code};
 use estafet_proto::v1::outcome::Result as Answer;
 use estafet_store::{Batch, Error};
 use estafet_upstream::Command;
@@ -18,6 +22,22 @@ use crate::{
 pub(super) struct Answered {
     pub(super) reply: Reply,
     pub(super) answer: Answer,
+}
+
+/// The database does not take what is written.
+pub(super) struct Lost {
+    since: Instant,
+    /// What is answered meanwhile: each cause has an error of its own.
+    pub(super) refusal: ApiError,
+}
+
+/// Nothing was stored of what is refused so, and it may be tried again.
+fn refusal(error: &Error) -> ApiError {
+    match error {
+        Error::NoConnection(_) => ApiError::new(Code::Database, "The database has too few connections").with_status(503),
+        error if error.is_retryable() => ApiError::new(Code::NotReady, "The database does not answer"),
+        _ => ApiError::new(Code::Database, "The database refuses what is written").with_status(503),
+    }
 }
 
 /// The transaction that is being committed.
@@ -51,7 +71,7 @@ impl Shard {
         let Some(Transaction { batch, effects }) = self.committing.take() else { return };
         match result {
             Ok(stored) => {
-                self.database_lost_since = None;
+                self.database_lost = None;
                 self.writes.committed(self.now);
                 self.metrics.commits.add(1, &[]);
                 self.metrics.commit_seconds.record(took.as_secs_f64(), &[]);
@@ -76,7 +96,8 @@ impl Shard {
                     self.writes.unanswered(self.now.checked_sub(took).unwrap_or(self.now));
                 }
                 self.metrics.stats.failed_commits.add(took);
-                let since = *self.database_lost_since.get_or_insert(self.now);
+                let since = self.database_lost.as_ref().map_or(self.now, |lost| lost.since);
+                self.database_lost = Some(Lost { since, refusal: refusal(&error) });
                 let lost_for = self.now.saturating_duration_since(since);
                 tracing::error!(%error, ?lost_for, rows = batch.rows(), "commit without an answer, trying again");
                 self.commit(Transaction { batch, effects }, true);

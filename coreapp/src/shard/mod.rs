@@ -65,7 +65,7 @@ use crate::{
     settings::Versioned,
     stats::AppStats,
 };
-use committing::{Answered, Transaction};
+use committing::{Answered, Lost, Transaction};
 use handing::Handing;
 use sending::Preparation;
 
@@ -125,8 +125,8 @@ pub struct Shard {
     committing: Option<Transaction>,
     /// Messages accepted in this epoch that the upstream has not taken.
     unsettled: u64,
-    /// When the database stopped answering; while set, new messages are refused.
-    database_lost_since: Option<Instant>,
+    /// The database stopped answering; while it does not, new messages are refused.
+    database_lost: Option<Lost>,
     writes: Writes,
     upline: Upline,
     /// Counts connections; frames prepared for one are never sent over another.
@@ -178,7 +178,7 @@ impl Shard {
             pending: Pending::default(),
             committing: None,
             unsettled: 0,
-            database_lost_since: None,
+            database_lost: None,
             writes: Writes::default(),
             upline: if config.connect_upstream { Upline::Connecting } else { Upline::Off },
             generation: 0,

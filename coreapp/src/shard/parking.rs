@@ -43,8 +43,8 @@ impl Shard {
         if !waits && self.lacks(&request) == (None, None) {
             return Some(request);
         }
-        if self.database_lost_since.is_some() {
-            request.reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
+        if let Some(lost) = &self.database_lost {
+            request.reply.send(refused(&lost.refusal));
             return None;
         }
         self.parked.push_back(request);

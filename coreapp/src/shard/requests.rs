@@ -23,8 +23,8 @@ impl Shard {
         key: Option<CallerKey>,
         reply: Reply,
     ) {
-        if self.database_lost_since.is_some() {
-            return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
+        if let Some(lost) = &self.database_lost {
+            return reply.send(refused(&lost.refusal));
         }
         if self.unsettled >= self.config.max_outbox {
             return reply.send(overloaded());
@@ -57,8 +57,8 @@ impl Shard {
 
     /// Posts callbacks again, in the order given, or forgets them; answered when that is durable.
     pub(super) fn move_callbacks(&mut self, callbacks: Vec<EventRef>, how: Move, reply: Reply) {
-        if self.database_lost_since.is_some() {
-            return reply.send(refused(&ApiError::new(Code::NotReady, "The database does not answer")));
+        if let Some(lost) = &self.database_lost {
+            return reply.send(refused(&lost.refusal));
         }
         for letter in callbacks {
             if how == Move::Drop {

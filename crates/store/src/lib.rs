@@ -23,6 +23,7 @@ mod packed;
 pub mod postgres;
 pub mod rows;
 pub mod sqlite;
+mod trouble;
 mod version;
 
 use std::{ops::RangeInclusive, path::Path, sync::Arc};
@@ -152,6 +153,13 @@ pub enum Error {
     /// place is unknown. Repeat the operation.
     #[error("database unavailable: {0}")]
     Unavailable(String),
+    /// The server has no connection left for us, or none for this user: too few are allowed, or somebody else has them.
+    /// Nothing was done; repeat the operation.
+    #[error("too few database connections: {0}")]
+    NoConnection(String),
+    /// The URL, or a file it names, is at fault: only another one helps.
+    #[error("{0}")]
+    Setting(String),
     /// The database refused, and will refuse again.
     #[error("database error: {0}")]
     Failed(String),
@@ -160,7 +168,20 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::NoConnection(_))
+    }
+
+    /// What it is, in a word, for metrics.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Fenced { .. } => "fenced",
+            Self::Held { .. } => "held",
+            Self::Exists(_) => "exists",
+            Self::Unavailable(_) => "unavailable",
+            Self::NoConnection(_) => "connections",
+            Self::Setting(_) => "setting",
+            Self::Failed(_) => "refused",
+        }
     }
 }
 
@@ -186,7 +207,7 @@ pub async fn open(url: &str, application_name: &str) -> Result<SharedStore> {
         }
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(PostgresStore::connect(url, application_name).await?)),
         Some(("mysql" | "mariadb", _)) => Ok(Arc::new(MySqlStore::connect(url, application_name).await?)),
-        _ => Err(Error::Failed("the database URL must begin with sqlite:, postgres:// or mysql://".to_owned())),
+        _ => Err(Error::Setting("the database URL must begin with sqlite:, postgres:// or mysql://".to_owned())),
     }
 }
 

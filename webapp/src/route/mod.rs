@@ -116,10 +116,13 @@ impl Router {
             };
             match plan.next(missed, Instant::now()) {
                 Step::RetryAt(address) => at = Some(address),
-                Step::GiveUp(error) => return Err(error),
+                Step::GiveUp(error) => {
+                    self.metrics.unserved(&error);
+                    return Err(error);
+                }
                 Step::Hold(nap) => {
                     if held.is_none() {
-                        held = Some(Held::new(self).ok_or_else(|| plan.too_many_held())?);
+                        held = Some(Held::new(self).ok_or_else(|| plan.too_many_held()).inspect_err(|error| self.metrics.unserved(error))?);
                     }
                     self.wait_for_news(seen, nap).await;
                 }

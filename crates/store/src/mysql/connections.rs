@@ -21,6 +21,7 @@ use sqlx::{
 use crate::{
     Error, Result,
     address::{Address, Host, Invalid, Server},
+    trouble::counted,
 };
 
 pub(super) type Db<T> = Result<T, sqlx::Error>;
@@ -83,7 +84,7 @@ fn ssl_mode(text: &str) -> Result<MySqlSslMode, Invalid> {
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection> {
     match tokio::time::timeout(ACQUIRE, options.connect()).await {
         Ok(connected) => connected.map_err(error),
-        Err(_) => Err(Error::Unavailable(format!("not connected within {ACQUIRE:?}"))),
+        Err(_) => Err(counted(Error::Unavailable(format!("not connected within {ACQUIRE:?}")))),
     }
 }
 
@@ -206,7 +207,7 @@ impl DerefMut for Session {
 pub(super) async fn answered<T>(work: impl Future<Output = Db<T>>) -> Result<T> {
     match tokio::time::timeout(DEADLINE, work).await {
         Ok(done) => done.map_err(error),
-        Err(_) => Err(Error::Unavailable(format!("no answer within {DEADLINE:?}"))),
+        Err(_) => Err(counted(Error::Unavailable(format!("no answer within {DEADLINE:?}")))),
     }
 }
 
@@ -233,11 +234,24 @@ pub(super) fn is_locked(error: &sqlx::Error) -> bool {
 
 /// Sorts a failure: what a restart, a failover, a lock or a full disk causes passes; the rest stays.
 pub(super) fn error(cause: sqlx::Error) -> Error {
-    let passing = match &cause {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
-        _ => number(&cause).is_some_and(passes),
-    };
-    if passing { Error::Unavailable(cause.to_string()) } else { Error::Failed(cause.to_string()) }
+    let text = cause.to_string();
+    counted(match &cause {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => Error::Unavailable(text),
+        _ => sorted(number(&cause), text),
+    })
+}
+
+fn sorted(number: Option<u16>, text: String) -> Error {
+    match number {
+        Some(number) if is_crowded(number) => Error::NoConnection(text),
+        Some(number) if passes(number) => Error::Unavailable(text),
+        _ => Error::Failed(text),
+    }
+}
+
+/// The server takes no more sessions, or no more of this user.
+fn is_crowded(number: u16) -> bool {
+    matches!(number, 1040 | 1203 | 1226)
 }
 
 fn passes(number: u16) -> bool {
@@ -245,8 +259,6 @@ fn passes(number: u16) -> bool {
         number,
         // Disk or memory is full, the storage engine failed, also at a commit.
         1021 | 1030 | 1037 | 1038 | 1041 | 1114 | 1180
-        // Too many sessions, of all or of this user.
-        | 1040 | 1203 | 1226
         // Starting, stopping, killed, cut off; 1047 is a Galera node that is not ready.
         | 1047 | 1053 | 1077 | 1079 | 1080 | 1152 | 1158
             ..=1161 | 1184 | 1317 | 1927 | 4031
@@ -260,6 +272,15 @@ fn passes(number: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r171_too_many_sessions_are_told_from_a_server_that_is_away_and_one_that_refuses() {
+        for (number, cause) in [(1040, "connections"), (1203, "connections"), (1114, "unavailable"), (1146, "refused")] {
+            let error = sorted(Some(number), String::new());
+            assert_eq!((error.cause(), error.is_retryable()), (cause, cause != "refused"), "{number}");
+        }
+        assert_eq!(sorted(None, String::new()).cause(), "refused");
+    }
 
     #[test]
     fn parameters_choose_encryption_and_nothing_else() {

@@ -47,7 +47,7 @@ impl MySqlStore {
     /// Connects to the server of `url` (`mysql://user:password@host:port/database`). Whoever wants to end this
     /// process's sessions finds them by `application_name` (see `claim`).
     pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
-        let options = connections::options(url).map_err(|cause| Error::Failed(cause.to_string()))?;
+        let options = connections::options(url).map_err(|cause| Error::Setting(cause.to_string()))?;
         Connections::probe(&options).await?;
         let (writer, reader) = (Connections::named(&options, WRITERS, application_name), Connections::new(&options, READERS));
         Ok(Self { options, application_name: application_name.to_owned(), writer, reader })

@@ -17,6 +17,7 @@ use super::tls::Security;
 use crate::{
     Error, Result,
     address::{Address, Host},
+    trouble::counted,
 };
 
 /// Longest wait for a free connection: owners repeat what is unavailable.
@@ -101,7 +102,7 @@ impl Connections {
     pub(super) async fn get(&self) -> Result<Client> {
         self.0.get().await.map_err(|cause| match cause {
             PoolError::Backend(cause) => error(&cause),
-            other => Error::Unavailable(other.to_string()),
+            other => counted(Error::Unavailable(other.to_string())),
         })
     }
 
@@ -174,7 +175,7 @@ fn finished<T>(client: Client, outcome: Option<Result<T, tokio_postgres::Error>>
         Some(Err(cause)) => Err(Failure::Other(error(&cause))),
         None => {
             drop(Object::take(client));
-            Err(Failure::Other(Error::Unavailable(format!("no answer within {DEADLINE:?}"))))
+            Err(Failure::Other(counted(Error::Unavailable(format!("no answer within {DEADLINE:?}")))))
         }
     }
 }
@@ -206,10 +207,34 @@ pub(super) fn error(cause: &tokio_postgres::Error) -> Error {
     let Some(db) = cause.as_db_error() else {
         let ours = cause.source().is_some_and(|source| !source.is::<std::io::Error>());
         let text = cause.source().map_or_else(|| cause.to_string(), |source| format!("{cause}: {source}"));
-        return if ours { Error::Failed(text) } else { Error::Unavailable(text) };
+        return counted(if ours { Error::Failed(text) } else { Error::Unavailable(text) });
     };
-    let text = format!("{} ({})", db.message(), db.code().code());
-    if passes(db.code()) { Error::Unavailable(text) } else { Error::Failed(text) }
+    counted(sorted(db.code(), format!("{} ({})", db.message(), db.code().code())))
+}
+
+/// The same for what keeps the schema from being brought up to date: without an answer of the server it passes.
+pub(super) fn migration(cause: &sqlx::Error) -> Error {
+    let text = format!("migration: {cause}");
+    let code = cause.as_database_error().and_then(|db| db.code().map(|code| SqlState::from_code(&code)));
+    counted(match code {
+        Some(code) if is_crowded(&code) => Error::NoConnection(text),
+        _ => Error::Unavailable(text),
+    })
+}
+
+fn sorted(code: &SqlState, text: String) -> Error {
+    if is_crowded(code) {
+        Error::NoConnection(text)
+    } else if passes(code) {
+        Error::Unavailable(text)
+    } else {
+        Error::Failed(text)
+    }
+}
+
+/// The server takes no more sessions, or no more of this user or database.
+fn is_crowded(code: &SqlState) -> bool {
+    *code == SqlState::TOO_MANY_CONNECTIONS
 }
 
 fn passes(code: &SqlState) -> bool {
@@ -248,6 +273,20 @@ mod tests {
         };
         let done = block_on(ended(work, sent("commit"), sent("rollback")).boxed_local());
         (done, log.into_inner())
+    }
+
+    #[test]
+    fn r171_too_few_connections_are_told_from_a_server_that_is_away_and_one_that_refuses() {
+        for (code, cause) in [
+            (SqlState::TOO_MANY_CONNECTIONS, "connections"),
+            (SqlState::DISK_FULL, "unavailable"),
+            (SqlState::ADMIN_SHUTDOWN, "unavailable"),
+            (SqlState::UNDEFINED_TABLE, "refused"),
+            (SqlState::INSUFFICIENT_PRIVILEGE, "refused"),
+        ] {
+            let error = sorted(&code, String::new());
+            assert_eq!((error.cause(), error.is_retryable()), (cause, cause != "refused"), "{code:?}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl PostgresStore {
     /// Connects to the server of `url` (`postgres://user:password@host:port/database`). Whoever wants to
     /// end this process's sessions finds them by `application_name`.
     pub async fn connect(url: &str, application_name: &str) -> Result<Self> {
-        let (address, security) = address(url).map_err(|cause| Error::Failed(cause.to_string()))?;
+        let (address, security) = address(url).map_err(|cause| Error::Setting(cause.to_string()))?;
         let pool = |size| Connections::new(&address, &security, application_name, SESSION, size);
         let (writer, reader) = (pool(WRITERS as usize)?, pool(READERS as usize)?);
         drop(reader.get().await?);
@@ -96,7 +96,7 @@ impl Store for PostgresStore {
     }
 
     async fn migrate(&self) -> Result<()> {
-        let unavailable = |cause: sqlx::Error| Error::Unavailable(format!("migration: {cause}"));
+        let unavailable = |cause: sqlx::Error| connections::migration(&cause);
         let mut connection = self.sqlx_options().connect().await.map_err(unavailable)?;
         let said: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await.map_err(unavailable)?;
         version::postgres(&said).map_err(|too_old| Error::Failed(too_old.to_string()))?;

@@ -124,7 +124,7 @@ impl Security {
         let Some(path) = &self.root else {
             return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
         };
-        let wrong = |what: String| Error::Failed(format!("sslrootcert {}: {what}", path.display()));
+        let wrong = |what: String| Error::Setting(format!("sslrootcert {}: {what}", path.display()));
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(path).map_err(|cause| wrong(cause.to_string()))? {
             let certificate = certificate.map_err(|cause| wrong(cause.to_string()))?;

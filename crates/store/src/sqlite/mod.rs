@@ -34,6 +34,7 @@ use crate::{
     Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow,
     NumberRow, OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch,
     UserRow, Versions, all_slots,
+    trouble::counted,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -112,7 +113,8 @@ fn error(error: sqlx::Error) -> Error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
         _ => false,
     };
-    if passing { Error::Unavailable(error.to_string()) } else { Error::Failed(error.to_string()) }
+    let text = error.to_string();
+    counted(if passing { Error::Unavailable(text) } else { Error::Failed(text) })
 }
 
 #[async_trait]

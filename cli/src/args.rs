@@ -178,6 +178,9 @@ pub(crate) struct SandboxArgs {
     /// Messages to one recipient in a minute, with bursts of 45; past it 429. 0: no limit. WhatsApp has 10.
     #[arg(long, env = "ESTAFET_SANDBOX_PAIR_PER_MINUTE", default_value_t = 0)]
     pub(crate) pair_per_minute: u32,
+    /// Days for which messages stay in the database that were read, failed, or came in.
+    #[arg(long, env = "ESTAFET_SANDBOX_KEEP_FINISHED_DAYS", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) keep_finished_days: u32,
     /// Templates that may be sent beside the samples (docs/templates.md), may be repeated.
     #[arg(long, env = "ESTAFET_SANDBOX_TEMPLATES", value_name = "FILE", value_delimiter = ',')]
     pub(crate) templates: Vec<PathBuf>,

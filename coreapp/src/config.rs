@@ -26,6 +26,8 @@ pub struct Config {
     pub pair_per_minute: u32,
     /// Messages to one recipient at once. WhatsApp allows 45.
     pub pair_burst: u32,
+    /// Seconds for which messages stay that were read, failed, or came in. 0 would remove them as soon as they are looked at.
+    pub keep_messages_s: u64,
     /// Milliseconds a receiver may take to answer a callback.
     pub callback_timeout_ms: u64,
     /// Seconds after which an undeliverable callback becomes a dead letter.
@@ -47,6 +49,7 @@ impl Default for Config {
             number_burst: 0,
             pair_per_minute: 0,
             pair_burst: 45,
+            keep_messages_s: 7 * 24 * 3600,
             callback_timeout_ms: 10_000,
             callback_max_age_s: 7 * 24 * 3600,
             strict_global_order: false,
@@ -64,6 +67,11 @@ impl Config {
             pair_per_minute: self.pair_per_minute,
             pair_burst: self.pair_burst,
         }
+    }
+
+    /// How long messages stay that are finished.
+    pub fn keep_messages(&self) -> Duration {
+        Duration::from_secs(self.keep_messages_s)
     }
 
     /// Age at which a callback is given up.

@@ -11,7 +11,8 @@
 //! * [`node`]: the shards of this process, and how requests find them.
 //! * [`cluster`]: reports to the masters and takes their orders.
 //! * [`grpc`]: the data service the webapps talk to. [`callbacks`]: posts them, signed by `signing`.
-//! * `retention`: removes delivered callbacks that were kept long enough. [`settings`]: live settings.
+//! * `retention`: removes delivered callbacks that were kept long enough. [`collector`]: removes messages that are over.
+//!   `sizes`: of the database, as metrics. [`settings`]: live settings.
 //! * [`stats`]: what is counted for a number. `backlog`: callbacks that wait, as metrics.
 //!
 //! On a crash nothing is lost that was answered: the next owner loads the outbox and the callbacks from
@@ -20,6 +21,7 @@
 mod backlog;
 pub mod callbacks;
 pub mod cluster;
+pub mod collector;
 pub mod config;
 pub mod core;
 pub mod grpc;
@@ -30,6 +32,7 @@ mod retention;
 pub mod settings;
 pub mod shard;
 mod signing;
+mod sizes;
 pub mod stats;
 
 pub use config::Config;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, backlog,
     callbacks::{Clients, Poster},
+    collector::Collector,
     core::{
         duties::overlap,
         handoff::{Key, Target},
@@ -32,6 +33,7 @@ use crate::{
     retention::Retention,
     settings::LiveSettings,
     shard::{Channels, Context, KeyRing, KeysError, NumberKeys, Runner},
+    sizes,
     stats::{AppStats, Measure, Registry},
 };
 
@@ -153,6 +155,7 @@ impl Node {
             ended,
             left: Arc::default(),
         };
+        sizes::watch(node.context.store.clone(), &node.context.tasks);
         backlog::Gauges::register(&node.context.state, &node.settings, &node.context.clock);
         Ok((node, endings))
     }
@@ -247,6 +250,8 @@ impl Node {
             let retention = Retention::new(fence.number, store, clock);
             self.context.tasks.spawn("callback retention", retention.run(receiver.clone(), over.clone()));
         }
+        let collecting = self.collector(fence).now_and_then(receiver.clone(), over.clone());
+        self.context.tasks.spawn("message collector", collecting);
         let (target_sender, targets) = mpsc::channel(1);
         let channels =
             Channels { requests, posts: post_sender, posted, settings: receiver, conditions, targets, drain: drain.clone() };
@@ -264,6 +269,18 @@ impl Node {
             // The master's side may be gone at shutdown.
             let _ = node.ended.send(ShardEnded { fence, reason, target }).await;
         });
+    }
+
+    pub(crate) fn collector(&self, fence: Fence) -> Collector {
+        Collector::new(self.clone(), fence, self.context.config.keep_messages())
+    }
+
+    pub(crate) fn store(&self) -> &SharedStore {
+        &self.context.store
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.context.clock.now_ms()
     }
 
     /// Lets every shard finish what runs; each reports its end.

@@ -73,6 +73,13 @@ pub enum Action {
     },
     /// Remove files that nobody used for long.
     CollectMedia,
+    /// Remove messages that are over. Only the node itself asks for it.
+    Forget {
+        /// Outgoing ones, of the shard.
+        messages: Vec<(Slot, Seq)>,
+        /// Incoming ones, by id.
+        inbound: Vec<String>,
+    },
 }
 
 /// What is to become of callbacks that are over.
@@ -97,6 +104,7 @@ impl Action {
             Self::ReadIdentity { .. } => "read_identity",
             Self::AcknowledgeIdentity { .. } => "acknowledge_identity",
             Self::CollectMedia => "collect_media",
+            Self::Forget { .. } => "forget",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A shard against a real database and an upstream the test holds in its hand.
 
+#[path = "shard/collecting.rs"]
+mod collecting;
 #[path = "shard/identity.rs"]
 mod identity;
 #[path = "shard/keys.rs"]

@@ -126,6 +126,9 @@ pub(crate) struct CoreappArgs {
     /// Messages to one recipient in a minute, with bursts of 45; past it 429. 0: no limit. WhatsApp has 10.
     #[arg(long, env = "ESTAFET_PAIR_PER_MINUTE", default_value_t = 0)]
     pub(crate) pair_per_minute: u32,
+    /// Days for which messages stay in the database that were read, failed, or came in.
+    #[arg(long, env = "ESTAFET_KEEP_FINISHED_DAYS", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) keep_finished_days: u32,
     /// Fetch links of messages from private addresses too.
     #[arg(long, env = "ESTAFET_MEDIA_ALLOW_PRIVATE_LINKS")]
     pub(crate) media_allow_private_links: bool,

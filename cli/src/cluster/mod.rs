@@ -81,6 +81,7 @@ pub(crate) async fn coreapp(args: CoreappArgs, configuration: Value) -> anyhow::
         max_outbox: args.max_outbox,
         number_per_second: args.number_per_second,
         pair_per_minute: args.pair_per_minute,
+        keep_messages_s: u64::from(args.keep_finished_days) * 24 * 3600,
         ..estafet_coreapp::Config::default()
     };
     let (node, endings) = estafet_coreapp::Node::new(config, deps)?;

@@ -187,6 +187,7 @@ fn coreapp_config(args: &SandboxArgs) -> estafet_coreapp::Config {
         max_outbox: args.max_outbox,
         number_per_second: args.number_per_second,
         pair_per_minute: args.pair_per_minute,
+        keep_messages_s: u64::from(args.keep_finished_days) * 24 * 3600,
         strict_global_order: args.strict_global_order,
         callback_max_age_s: u64::from(args.callback_max_age_days) * 24 * 3600,
         ..defaults

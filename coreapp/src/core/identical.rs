@@ -97,7 +97,13 @@ mod tests {
     }
 
     /// Sends one; whether it counts as repeated, or when it may be tried again.
-    fn send(identical: &mut Identical, rule: IdenticalMessages, (to, id): (u64, u8), body: &str, now: Instant) -> Result<bool, u32> {
+    fn send(
+        identical: &mut Identical,
+        rule: IdenticalMessages,
+        (to, id): (u64, u8),
+        body: &str,
+        now: Instant,
+    ) -> Result<bool, u32> {
         let id_key = IdKey([id; 9]);
         let looked = identical.look(rule, (user(to), id_key), body.as_bytes(), now);
         let looked = looked.map_err(|error| error.retry_after_s.unwrap_or(0))?;

@@ -5,11 +5,13 @@
 //! * [`lanes`]: which callbacks to post next, when to try again, when to give up. [`outlets`]: lanes to each receiver.
 //! * [`peer`]: identity of a user and the sessions with it. [`receipts`]: which statuses are news. [`event`]: callback bodies, rendered once.
 //! * [`pending`]: the transaction being put together and what follows its commit.
-//! * [`limits`]: how much is taken in a time. [`identical`]: what was sent to somebody before. [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
+//! * [`limits`]: how much is taken in a time. [`identical`]: what was sent to somebody before.
+//! * [`garbage`]: what may be removed. [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
 
 pub mod duties;
 pub mod event;
 pub mod files;
+pub mod garbage;
 pub mod handoff;
 pub mod identical;
 pub mod lanes;

@@ -54,6 +54,11 @@ impl Receipts {
         }
     }
 
+    /// Forgets a message that is gone.
+    pub fn forget(&mut self, at: (Slot, Seq)) {
+        self.recent.pop(&at);
+    }
+
     /// Decides a status: the new set if it is news, `None` if nothing changes.
     pub fn advance(&mut self, at: (Slot, Seq), status: Status) -> Option<StatusSet> {
         let known = self.recent.get_or_insert_mut(at, || Known { statuses: StatusSet::EMPTY, sent_at_ms: None });

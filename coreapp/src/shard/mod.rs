@@ -365,6 +365,7 @@ impl Shard {
             Action::ReadIdentity { user } => self.read_identity(user, reply),
             Action::AcknowledgeIdentity { user, hash } => self.acknowledge_identity(user, &hash, reply),
             Action::CollectMedia => self.collect_media(reply),
+            Action::Forget { messages, inbound } => self.forget(messages, inbound, reply),
         }
     }
 }

@@ -29,9 +29,11 @@ impl Shard {
                 (self.settings.settings.show_security_notifications.then_some(*recipient), *key)
             }
             Action::ReadIdentity { user } | Action::AcknowledgeIdentity { user, .. } => (Some(*user), None),
-            Action::MarkRead { .. } | Action::MoveCallbacks { .. } | Action::CheckContacts { .. } | Action::CollectMedia => {
-                (None, None)
-            }
+            Action::MarkRead { .. }
+            | Action::MoveCallbacks { .. }
+            | Action::CheckContacts { .. }
+            | Action::CollectMedia
+            | Action::Forget { .. } => (None, None),
         };
         let key = key.map(|key| (request.slot, key.hash)).filter(|key| !self.keys_used.contains(key));
         (user.filter(|user| !self.peers.contains(user)), key)

@@ -2,7 +2,7 @@
 //! acknowledged (**I6**, **I9**), so what was not stored comes again.
 
 use bytes::Bytes;
-use estafet_model::{MessageId, Seq, Slot, Status, WaId};
+use estafet_model::{IdKey, MessageId, Seq, Slot, Status, WaId};
 use estafet_store::{NewInbound, StatusRow, Times};
 use estafet_upstream::{
     Delivery, Item,
@@ -49,7 +49,12 @@ impl Shard {
         let mut questions = Questions::default();
         for delivery in deliveries {
             match &delivery.item {
-                Item::Receipt { slot, seq, .. } if !self.receipts.knows((*slot, *seq)) => questions.statuses.push((*slot, *seq)),
+                Item::Receipt { slot, seq, id_key, .. } if !self.receipts.knows((*slot, *seq)) => {
+                    questions.statuses.push((*slot, *seq));
+                    if self.may_be_collected(*id_key) {
+                        questions.messages.push((*slot, *seq));
+                    }
+                }
                 Item::Receipt { .. } => {}
                 Item::Inbound { sender, message_id, .. } => {
                     questions.inbound.push(message_id.clone());
@@ -82,6 +87,11 @@ impl Shard {
         for Delivery { item, .. } in deliveries {
             match item {
                 Item::Receipt { recipient, slot, seq, id_key, status, at_ms, error_code } => {
+                    let at = (slot, seq);
+                    if !self.receipts.knows(at) && self.may_be_collected(id_key) && !facts.messages.contains_key(&at) {
+                        // Nothing is awaited of it any more, and whatever it was told of before.
+                        continue;
+                    }
                     let id = MessageId::outgoing(recipient, id_key);
                     // A receipt proves that the message was taken. The verdict may have been lost with a
                     // connection; `sent` is told before what follows from it, but when that was is not known.
@@ -103,8 +113,8 @@ impl Shard {
                 Item::Retry { recipient, slot, seq, .. } => {
                     tracing::warn!(slot = slot.get(), "a phone could not decrypt, sending again over a new session");
                     self.stale_sessions.insert(recipient);
-                    if let Some(message) = facts.messages.remove(&(slot, seq)) {
-                        self.outbox.resend(message);
+                    if let Some(message) = facts.messages.get(&(slot, seq)) {
+                        self.outbox.resend(message.clone());
                     }
                 }
                 Item::IdentityChanged { user, identity_key, at_ms } => self.observe(user, identity_key, at_ms),
@@ -114,6 +124,12 @@ impl Shard {
             }
         }
         self.pending.effects.push(Effect::Acknowledge(ids));
+    }
+
+    /// Whether a message is old enough to have been removed because it was over.
+    fn may_be_collected(&self, id_key: IdKey) -> bool {
+        let age_ms = self.now_ms.saturating_sub(id_key.made_at_ms());
+        u128::try_from(age_ms).is_ok_and(|age_ms| age_ms > self.config.keep_messages().as_millis())
     }
 
     /// Records a status of a message and tells it, if it is news; says whether it was.

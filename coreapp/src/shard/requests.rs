@@ -1,7 +1,7 @@
 //! What webapps ask of a shard.
 
 use bytes::Bytes;
-use estafet_model::{ApiError, Code, IdKey, Slot, WaId};
+use estafet_model::{ApiError, Code, IdKey, Seq, Slot, WaId};
 use estafet_proto::v1;
 use estafet_store::{Batch, EventRef, InboundRow, MessageRow, Requeued};
 use estafet_upstream::Command;
@@ -111,6 +111,17 @@ impl Shard {
                 on_network.into_iter().map(|wa_id| v1::ContactState { wa_id: wa_id.as_u64(), on_network: true }).collect();
             reply.send(v1::outcome::Result::Contacts(v1::ContactStates { contacts }));
         }
+    }
+
+    /// Removes messages that are over; answered when that is durable.
+    pub(super) fn forget(&mut self, messages: Vec<(Slot, Seq)>, inbound: Vec<String>, reply: Reply) {
+        if let Some(lost) = &self.database_lost {
+            return reply.send(refused(&lost.refusal));
+        }
+        messages.iter().for_each(|at| self.receipts.forget(*at));
+        self.pending.batch.forgotten_messages.extend(messages);
+        self.pending.batch.forgotten_inbound.extend(inbound);
+        self.pending.effects.push(Effect::Answer(Answered { reply, answer: done() }));
     }
 
     /// Begins to remove files that nobody used for long; one collection at a time.

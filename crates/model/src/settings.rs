@@ -155,7 +155,6 @@ pub struct IdenticalMessages {
 }
 
 impl IdenticalMessages {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -276,5 +275,16 @@ impl Default for MessageSwitches {
 impl Default for GarbageCollectorSettings {
     fn default() -> Self {
         Self { messages: true, media: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r157_messages_are_collected_unless_somebody_says_otherwise() {
+        let defaults = Settings::default().garbagecollector_enable;
+        assert_eq!((defaults.messages, defaults.media), (true, false));
     }
 }

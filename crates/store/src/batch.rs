@@ -36,8 +36,10 @@ pub struct Batch {
     pub replayed: Vec<Requeued>,
     /// Dead letters that nobody wants any more, removed.
     pub letters_dropped: Vec<EventRef>,
-    /// Messages and incoming messages that `pass_through` removes once settled.
+    /// Messages that are removed with their statuses: by `pass_through` once settled, or because they are over.
     pub forgotten_messages: Vec<(Slot, Seq)>,
+    /// Incoming messages that are removed, by id.
+    pub forgotten_inbound: Vec<String>,
 }
 
 impl Batch {
@@ -58,6 +60,7 @@ impl Batch {
             + self.replayed.len()
             + self.letters_dropped.len()
             + self.forgotten_messages.len()
+            + self.forgotten_inbound.len()
     }
 
     /// Whether it writes nothing.

@@ -39,7 +39,7 @@ pub use mysql::MySqlStore;
 pub use postgres::PostgresStore;
 pub use rows::{
     ContactRow, Counts, Digest, End, Holder, InboundRow, KEY_LIFE_MS, KeptCallback, MessageRow, NumberRow, OwnerRow, Page, Queue,
-    RevokedToken, Role, StoredEvent, SubmissionKey, UserRow, Versions,
+    RevokedToken, Role, StoredEvent, SubmissionKey, TableSize, UserRow, Versions,
 };
 pub use sqlite::SqliteStore;
 
@@ -336,6 +336,16 @@ pub trait Store: MediaStore {
 
     /// How much there is of a number. Reads whole indexes: not for a hot path.
     async fn counts(&self, number: WaId) -> Result<Counts>;
+
+    /// Statuses of messages in the order of their places, after one place and up to the slot `last`: what a collector
+    /// looks through.
+    async fn states(&self, number: WaId, after: (Slot, Seq), last: Slot, limit: u32) -> Result<Vec<StatusRow>>;
+
+    /// Ids of incoming messages in their order, after one, with the time each came here in milliseconds since 1970.
+    async fn inbound_ids(&self, number: WaId, after: &str, limit: u32) -> Result<Vec<(String, i64)>>;
+
+    /// How large the tables are. Estimates; costs little on a server and a look through the indexes on SQLite.
+    async fn sizes(&self) -> Result<Vec<TableSize>>;
 
     /// Incoming messages by id; unknown ids are left out.
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>>;

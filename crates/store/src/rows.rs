@@ -269,6 +269,17 @@ pub struct SubmissionKey {
     pub used_at_ms: i64,
 }
 
+/// How large a table is, or all of them together (`all`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSize {
+    /// Its name.
+    pub table: String,
+    /// Rows; an estimate of the server, if it makes one.
+    pub rows: Option<u64>,
+    /// Bytes with the indexes, where they are known of a single table.
+    pub bytes: Option<u64>,
+}
+
 /// How much the database holds for a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

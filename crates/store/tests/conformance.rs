@@ -3,6 +3,8 @@
 //! `checks!` lists them; the bodies are in `conformance/`. A PostgreSQL or MariaDB server is started once
 //! for the test function that needs it.
 
+#[path = "conformance/garbage.rs"]
+mod garbage;
 #[path = "conformance/given.rs"]
 mod given;
 #[path = "conformance/letters.rs"]
@@ -47,6 +49,7 @@ macro_rules! checks {
                 statuses_are_replaced, times_of_a_message_stay_as_they_were_noted_first, the_same_row_twice_in_a_batch_takes_the_last, events_wait_until_done,
                 dead_letters_leave_the_queue, sessions_come_back_as_written, incoming_messages_are_stored_once,
                 a_key_stands_for_its_message_and_old_ones_go, what_there_is_is_counted, forgotten_messages_are_gone, a_large_batch_is_written_whole, numbers_do_not_see_each_other;
+            garbage: states_are_gone_through_page_by_page, incoming_messages_are_gone_through_and_removed_by_id, tables_have_sizes;
             letters: callbacks_are_listed_by_page_time_and_contact, a_dead_letter_is_requeued_once_as_a_new_event,
                 dropped_dead_letters_are_gone_and_others_stay, a_delivered_callback_is_kept_and_replayed_as_a_new_event,
                 a_callback_given_up_again_keeps_what_it_was_at_first, delivered_callbacks_are_forgotten_by_age_the_oldest_first,

@@ -29,7 +29,10 @@ impl Starting {
     fn over(database_url: &str) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new(estafet_binary()?);
-        command.args(["sandbox", "--listen", "127.0.0.1:0", "--database-url", database_url]).arg("--data-dir").arg(directory.path());
+        command
+            .args(["sandbox", "--listen", "127.0.0.1:0", "--database-url", database_url])
+            .arg("--data-dir")
+            .arg(directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn()?;
         let said = BufReader::new(process.stderr.take().context("no stderr")?).lines();
@@ -104,7 +107,8 @@ async fn r164_r166_r170_a_database_that_cannot_be_used_is_named_and_no_password_
 async fn r164_a_process_that_starts_before_its_database_is_ready_when_that_can_be_used() -> anyhow::Result<()> {
     let mut postgres = Postgres::start().await?;
     let url = postgres.create_database("late").await?;
-    for statement in ["CREATE ROLE app LOGIN", "REVOKE ALL ON DATABASE late FROM PUBLIC", "GRANT CONNECT ON DATABASE late TO app"] {
+    for statement in ["CREATE ROLE app LOGIN", "REVOKE ALL ON DATABASE late FROM PUBLIC", "GRANT CONNECT ON DATABASE late TO app"]
+    {
         postgres.query("late", statement).await?;
     }
     postgres.halt(Signal::SIGINT).await?;
@@ -149,7 +153,9 @@ async fn costs_no_message(
     let before = failures().await?;
     let lost = async || {
         let app = admin.call(Method::GET, "/v1/stats/app", None).await?.body;
-        anyhow::Ok(app.pointer("/stats/app/db_request_error_duration_us_count/data/0/value").and_then(Value::as_f64).unwrap_or(0.0))
+        anyhow::Ok(
+            app.pointer("/stats/app/db_request_error_duration_us_count/data/0/value").and_then(Value::as_f64).unwrap_or(0.0),
+        )
     };
     let lost_before = lost().await?;
     let others = async {

@@ -96,3 +96,16 @@ async fn r155_r156_pass_through_silences_read_and_its_end_brings_it_back_at_once
     assert!(!world.sink.arrivals().iter().any(|arrival| arrival.reports(&silent, "read")));
     Ok(())
 }
+
+#[tokio::test]
+async fn r157_the_size_of_the_database_is_told() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    until("rows and bytes are told", async || {
+        let text = world.admin.metrics().await?;
+        let has = |name: &str, table: &str| {
+            text.lines().any(|line| line.starts_with(&format!("{name}{{")) && line.contains(&format!("table=\"{table}\"")))
+        };
+        Ok(has("database_rows", "message_out") && has("database_rows", "callback_event") && has("database_bytes", "all"))
+    })
+    .await
+}

@@ -122,7 +122,11 @@ impl Router {
                 }
                 Step::Hold(nap) => {
                     if held.is_none() {
-                        held = Some(Held::new(self).ok_or_else(|| plan.too_many_held()).inspect_err(|error| self.metrics.unserved(error))?);
+                        held = Some(
+                            Held::new(self)
+                                .ok_or_else(|| plan.too_many_held())
+                                .inspect_err(|error| self.metrics.unserved(error))?,
+                        );
                     }
                     self.wait_for_news(seen, nap).await;
                 }

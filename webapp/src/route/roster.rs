@@ -157,7 +157,8 @@ mod tests {
         use GatewayStatus::{Connected, Connecting, Disconnected};
         let (roster, now) = (Roster::new(&["m:1".to_owned(), "m:2".to_owned(), "m:3".to_owned()]), Instant::now());
         let alive = |name, address| node(name, address, NodeHealth::Alive);
-        let nodes = vec![alive("core-0", "c:0"), alive("core-1", "c:1"), alive("spare", "c:2"), node("gone", "c:3", NodeHealth::Dead)];
+        let nodes =
+            vec![alive("core-0", "c:0"), alive("core-1", "c:1"), alive("spare", "c:2"), node("gone", "c:3", NodeHealth::Dead)];
         roster.heard("m:1", ClusterStatus { term: 0, ..ClusterStatus::default() }, now);
         roster.heard("m:2", ClusterStatus { term: 9, nodes, ..ClusterStatus::default() }, now);
         let map = map(["c:0", "c:1"]);

@@ -70,7 +70,8 @@ async fn a_key_has_1_to_255_bytes_and_is_given_once() {
         assert_eq!(send(&webapp, &token, keys, &text(PHONE, "hi")).await.refusal(), (400, 1009), "{}", keys.len());
     }
     core.answers(|_| {
-        let refused = v1::Refused { code: 1025, details: "another".to_owned(), retryable: false, http_status: 422, retry_after_s: 0 };
+        let refused =
+            v1::Refused { code: 1025, details: "another".to_owned(), retryable: false, http_status: 422, retry_after_s: 0 };
         Some(outcome::Result::Refused(refused))
     });
     assert_eq!(send(&webapp, &token, &["a"], &text(PHONE, "hi")).await.refusal(), (422, 1025));

@@ -13,7 +13,7 @@ use sqlx::{Connection, MySqlConnection};
 use super::{
     callbacks,
     connections::{Connections, Db, answered, is_taken},
-    keys,
+    garbage, keys,
 };
 use crate::{
     Batch, Committed, DeadLetter, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
@@ -144,6 +144,9 @@ async fn write(tx: &mut MySqlConnection, fence: &Fence, batch: &Batch) -> Db<Com
     }
     for part in batch.forgotten_messages.chunks(ROWS) {
         forgotten_messages(tx, number, part).await?;
+    }
+    for part in batch.forgotten_inbound.chunks(ROWS) {
+        garbage::forgotten_inbound(tx, number, part).await?;
     }
     Ok(Committed { duplicate_messages })
 }

@@ -10,7 +10,7 @@ use estafet_model::{BootId, Seq, Slot};
 use super::{
     callbacks,
     connections::{Connections, Failure, Step},
-    keys,
+    garbage, keys,
 };
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
@@ -59,6 +59,7 @@ fn steps<'a>(fence: &Fence, batch: &'a Batch) -> Vec<Step<'a>> {
     add(&mut steps, &batch.replayed, |list| callbacks::replayed(number, list));
     add(&mut steps, &batch.letters_dropped, |list| callbacks::dropped(number, list));
     add(&mut steps, &batch.forgotten_messages, |list| forgotten_messages(number, list));
+    add(&mut steps, &batch.forgotten_inbound, |list| garbage::forgotten_inbound(number, list));
     steps
 }
 

@@ -10,6 +10,7 @@
 mod callbacks;
 mod commit;
 mod connections;
+mod garbage;
 mod hold;
 mod keys;
 mod media;
@@ -31,7 +32,7 @@ use self::{
 use crate::{
     Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow,
     NumberRow, OwnerRow, Page, Queue, READERS, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey,
-    Switch, UserRow, Versions, WRITERS,
+    Switch, TableSize, UserRow, Versions, WRITERS,
     address::{Address, Host, Invalid, Server},
     all_slots, version,
 };
@@ -215,6 +216,18 @@ impl Store for PostgresStore {
     async fn counts(&self, number: WaId) -> Result<Counts> {
         let waiting = read::backlog(&self.reader, number, all_slots()).await?;
         Ok(Counts::new(read::tables(&self.reader, number).await?, waiting))
+    }
+
+    async fn states(&self, number: WaId, after: (Slot, Seq), last: Slot, limit: u32) -> Result<Vec<StatusRow>> {
+        garbage::states(&self.reader, number, after, last, limit).await
+    }
+
+    async fn inbound_ids(&self, number: WaId, after: &str, limit: u32) -> Result<Vec<(String, i64)>> {
+        garbage::inbound_ids(&self.reader, number, after, limit).await
+    }
+
+    async fn sizes(&self) -> Result<Vec<TableSize>> {
+        garbage::sizes(&self.reader).await
     }
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {

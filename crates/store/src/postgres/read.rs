@@ -98,17 +98,19 @@ pub(super) async fn statuses(reader: &Connections, number: WaId, places: &[(Slot
            SELECT s.* FROM message_state s WHERE s.number = $1 AND s.slot = w.slot AND s.seq = w.seq LIMIT 1) s",
     );
     let rows = reader.query(at(step.bind(number.as_i64()), places)).await?;
-    let decoded = rows.iter().filter_map(|row| {
-        let error_code: Option<i32> = row.get(3);
-        decode::status(decode::Status {
-            at: position(row),
-            statuses: row.get::<_, i16>(2).into(),
-            error_code: error_code.map(i64::from),
-            changed_at_ms: row.get(4),
-            times: [5, 6, 7, 8, 9].map(|column| row.get(column)),
-        })
-    });
-    Ok(decoded.collect())
+    Ok(rows.iter().filter_map(state).collect())
+}
+
+/// A row of `message_state`.
+pub(super) fn state(row: &Row) -> Option<StatusRow> {
+    let error_code: Option<i32> = row.get(3);
+    decode::status(decode::Status {
+        at: position(row),
+        statuses: row.get::<_, i16>(2).into(),
+        error_code: error_code.map(i64::from),
+        changed_at_ms: row.get(4),
+        times: [5, 6, 7, 8, 9].map(|column| row.get(column)),
+    })
 }
 
 pub(super) async fn events(

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use estafet_model::{IdKey, Seq, Slot};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
-use super::{callbacks, error, keys};
+use super::{callbacks, error, garbage, keys};
 use crate::{
     Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::{self, storable},
@@ -57,6 +57,7 @@ async fn write(tx: &mut SqliteConnection, fence: &Fence, batch: &Batch) -> Db<Co
     callbacks::replayed(tx, number, &batch.replayed).await?;
     callbacks::dropped(tx, number, &batch.letters_dropped).await?;
     forgotten_messages(tx, number, &batch.forgotten_messages).await?;
+    garbage::forgotten_inbound(tx, number, &batch.forgotten_inbound).await?;
     Ok(Committed { duplicate_messages })
 }
 

@@ -8,6 +8,7 @@
 
 mod callbacks;
 mod commit;
+mod garbage;
 mod hold;
 mod keys;
 mod media;
@@ -33,8 +34,7 @@ use sqlx::{
 use crate::{
     Batch, Claim, Committed, ContactRow, Counts, Digest, Error, Fence, Hold, Holder, InboundRow, KeptCallback, MessageRow,
     NumberRow, OwnerRow, Page, Queue, Result, RevokedToken, SessionRow, StatusRow, Store, StoredEvent, SubmissionKey, Switch,
-    UserRow, Versions, all_slots,
-    trouble::counted,
+    TableSize, UserRow, Versions, all_slots, trouble::counted,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -237,6 +237,18 @@ impl Store for SqliteStore {
     async fn counts(&self, number: WaId) -> Result<Counts> {
         let waiting = read::backlog(&self.reader, number, all_slots()).await.map_err(error)?;
         Ok(Counts::new(read::tables(&self.reader, number).await.map_err(error)?, waiting))
+    }
+
+    async fn states(&self, number: WaId, after: (Slot, Seq), last: Slot, limit: u32) -> Result<Vec<StatusRow>> {
+        garbage::states(&self.reader, number, after, last, limit).await.map_err(error)
+    }
+
+    async fn inbound_ids(&self, number: WaId, after: &str, limit: u32) -> Result<Vec<(String, i64)>> {
+        garbage::inbound_ids(&self.reader, number, after, limit).await.map_err(error)
+    }
+
+    async fn sizes(&self) -> Result<Vec<TableSize>> {
+        garbage::sizes(&self.reader).await.map_err(error)
     }
 
     async fn inbound(&self, number: WaId, ids: &[String]) -> Result<Vec<InboundRow>> {

@@ -81,6 +81,7 @@ pub(crate) async fn a_repeated_batch_is_harmless(store: SharedStore) {
         replayed: vec![],
         letters_dropped: vec![],
         forgotten_messages: vec![(slot(3), seq(1))],
+        forgotten_inbound: Vec::new(),
     };
     for _ in 0..3 {
         store.commit(&fence, &batch).await.unwrap();
@@ -175,6 +176,7 @@ pub(crate) async fn the_same_row_twice_in_a_batch_takes_the_last(store: SharedSt
         replayed: vec![],
         letters_dropped: vec![event_at(1, 2), event_at(1, 2)],
         forgotten_messages: vec![(slot(1), seq(9)), (slot(1), seq(9))],
+        forgotten_inbound: Vec::new(),
     };
     assert_eq!(store.commit(&fence, &batch).await.unwrap().duplicate_messages, [1]);
     assert_eq!(store.statuses(number(), &[(slot(1), seq(1))]).await.unwrap(), [status((1, 1), 1, None)]);

@@ -8,8 +8,8 @@ use super::{
     operation::{Description, describe, envelope},
     settings,
     words::{
-        Member, Schema, any_object, any_of, bytes, closed, flag, integer, list, map, may, named, need, null, number, open, text,
-        text_like, text_of, text_that, whole, word,
+        Member, Schema, any_object, any_of, bytes, closed, flag, integer, list, map, may, named, need, null, number, one_of,
+        open, text, text_like, text_of, text_that, whole, word,
     },
 };
 use crate::{auth::password, message, routes::shards};
@@ -281,8 +281,14 @@ pub(crate) fn collect_media(id: &'static str) -> Description {
 
 pub(crate) fn read_health() -> Description {
     let words = ["connected", "connecting", "disconnected", "uninitialized", "unregistered"];
-    let health = closed([need("gateway_status", word(&words))]);
+    let whole = closed([need("gateway_status", word(&words))]);
+    let role = word(&["primary_master", "secondary_master", "coreapp"]);
+    let told = closed([need("gateway_status", word(&words)), need("role", role)]);
+    let error = closed([need("code", integer()), need("title", text()), need("details", text())]);
+    let silent = closed([need("errors", list(error, 1, 1))]);
+    let health = one_of([whole, map(one_of([told, silent]))]);
     describe("readHealth", OPERATION, "Show whether the number is connected")
+        .details("Of the number as a whole where all runs in one process, by node in a cluster.")
         .answers(200, "The state", [need("health", health)])
         .refuses(&[500])
 }

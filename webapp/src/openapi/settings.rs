@@ -47,12 +47,18 @@ fn settings(of: Of) -> Schema {
         may("log_level", if of == Of::Answer { word(&["error", "warning", "info", "debug"]) } else { levels() }),
         may("media", object(of, [may("auto_download", list(kind(), 0, usize::MAX))])),
         may("garbagecollector_enable", object(of, ["messages", "media"].map(|name| may(name, flag())))),
+        may("identical_messages", identical_messages(of)),
         may("webhooks", webhooks(of)),
     ]);
     if of == Of::Answer {
         members.push(may("wa_id", text_that("The number that is registered")));
     }
     object(of, members)
+}
+
+fn identical_messages(of: Of) -> Schema {
+    let window = integer(of, u64::from(of == Of::Answer), 24 * 3600);
+    object(of, [may("window", window), may("refuse", flag())])
 }
 
 fn webhooks(of: Of) -> Schema {
@@ -166,6 +172,7 @@ mod tests {
     #[test]
     fn every_setting_is_described_and_nothing_else() {
         let mut settings = Settings { on_call_pager: Some("1".to_owned()), ..Settings::default() };
+        settings.identical_messages.window = Some(60);
         let webhooks = &mut settings.webhooks;
         webhooks.url = Some("https://example.org/".to_owned());
         webhooks.errors_url = webhooks.url.clone();

@@ -6,8 +6,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PACKAGES := build-essential protobuf-compiler libprotobuf-dev postgresql mariadb-server etcd-server iproute2 nftables python3-venv
 ARGS ?=
+FUZZ_SECS ?= 60
+FUZZ_TARGETS ?=
 
-.PHONY: help setup run cluster drill test sim-nightly check fmt manifests bench bench-quick
+.PHONY: help setup run cluster drill test sim-nightly check fmt fuzz manifests bench bench-quick
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ test: setup ## Run all tests, with a PostgreSQL and a MariaDB of their own
 sim-nightly: ## Simulate a cluster under faults with 100,000 seeds, the election with 2,000 (hours; make test does 1,000 and 24)
 	@$(CARGO) run -p estafet-sim -- --count 100000 $(ARGS)
 	@$(CARGO) run -p estafet-sim-etcd -- --count 2000
+
+fuzz: setup ## Fuzz every target for FUZZ_SECS seconds (60); what is found is kept below fuzz/artifacts (docs/testing.md)
+	@.ci/fuzz $(FUZZ_SECS) $(FUZZ_TARGETS)
 
 check: setup ## Check format, lints, licences and banned dependencies
 	@.ci/check

@@ -33,6 +33,8 @@ mod message;
 mod metrics;
 mod numbers;
 mod openapi;
+#[doc(hidden)]
+pub mod probes;
 mod request;
 mod route;
 mod routes;

@@ -74,13 +74,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     fn parse<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
-        let Some((header, length)) = frame_length(&self.plain)? else { return Ok(None) };
-        if self.plain.len() - header < length {
-            self.plain.reserve(length);
-            return Ok(None);
-        }
-        self.plain.advance(header);
-        M::decode(self.plain.split_to(length).freeze()).map(Some).map_err(|_| Error::Malformed)
+        take_frame(&mut self.plain)
     }
 
     /// Decrypts the next Noise message; false if it is not complete yet.
@@ -96,6 +90,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.wire.advance(2 + length);
         Ok(true)
     }
+}
+
+/// Takes the first frame from plain bytes; `None` if it is not complete.
+pub fn take_frame<M: Message + Default>(plain: &mut BytesMut) -> Result<Option<M>, Error> {
+    let Some((header, length)) = frame_length(plain)? else { return Ok(None) };
+    if plain.len() - header < length {
+        plain.reserve(length);
+        return Ok(None);
+    }
+    plain.advance(header);
+    M::decode(plain.split_to(length).freeze()).map(Some).map_err(|_| Error::Malformed)
 }
 
 /// Reads the varint before a frame: (its own length, the frame's), or `None` if it is not complete.

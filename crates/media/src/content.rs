@@ -39,11 +39,13 @@ pub fn guess(head: &[u8]) -> Option<&'static str> {
     if fits("audio/ogg", head) {
         return Some("audio/ogg; codecs=opus");
     }
-    match infer::get(head)?.mime_type() {
-        "audio/m4a" | "audio/x-m4a" => Some("audio/mp4"),
-        "video/quicktime" if fits("video/mp4", head) => Some("video/mp4"),
-        mime_type => Some(mime_type),
-    }
+    let guess = match infer::get(head)?.mime_type() {
+        "audio/m4a" | "audio/x-m4a" => "audio/mp4",
+        "video/quicktime" if fits("video/mp4", head) => "video/mp4",
+        mime_type => mime_type,
+    };
+    // Fewer bytes are enough for a guess than for the type.
+    fits(guess, head).then_some(guess)
 }
 
 /// Why a WebP file cannot be a sticker; `None` if it can.
@@ -117,6 +119,7 @@ mod tests {
         assert_eq!(guess(b"\xff\xd8\xff\xe0"), Some("image/jpeg"));
         assert_eq!(guess(b"%PDF-1.4"), Some("application/pdf"));
         assert_eq!(guess(b"hello"), None);
+        assert_eq!(guess(b"\x89PNG"), None, "what is guessed is one of its type");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) use library::Library;
 pub(crate) use shelf::Shelf;
 #[cfg(test)]
 pub(crate) use shelf::sampled;
-pub(crate) use source::Files;
+pub(crate) use source::{Files, as_known, of_list};
 pub use source::{check_files as check_template_files, follow_files as follow_template_files, read_files as read_template_files};
 
 /// Longest text of a header, before and after substitution, in characters.

@@ -78,8 +78,16 @@ pub(super) fn add(library: &mut Library, templates: Vec<Template>) -> Result<(),
     if library.len() > library::CAPACITY { Err(Full) } else { Ok(()) }
 }
 
+/// The library of a list as files have it; the reason if it is none.
+pub(crate) fn of_list(list: &[u8]) -> Result<Library, String> {
+    let mut library = Library::default();
+    let templates = definition::read(list).map_err(|error| error.to_string())?;
+    add(&mut library, templates).map_err(|full| full.to_string())?;
+    Ok(library)
+}
+
 /// Templates as phones are to know them.
-pub(super) fn as_known(library: &Library) -> Value {
+pub(crate) fn as_known(library: &Library) -> Value {
     let entries: Vec<Entry> = library.templates().map(|template| template.entry_as_known()).collect();
     json!({ "templates": entries })
 }

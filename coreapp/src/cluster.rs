@@ -41,6 +41,9 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_millis(100);
 /// How long a master may take to answer a dial, and to show that it lives.
 const DIAL: Duration = Duration::from_millis(500);
+/// A node without shards stays so long: masters hear whom it handed the last ones to, and webapps that ask here are
+/// told. A process that ended at once would look like one that died.
+const LINGER: Duration = Duration::from_millis(500);
 /// Reports that wait for one stream: a master that takes none is dialled again.
 const REPORTS: usize = 4;
 
@@ -109,7 +112,7 @@ impl Cluster {
     }
 
     /// Asks the masters to give every shard to another node; says whether all were gone in time. Without
-    /// another node, or without a master, they stay.
+    /// another node, or without a master, they stay. When all are gone it stays for another [`LINGER`].
     pub async fn leave(&self, budget: Duration) -> bool {
         self.duties().drain();
         self.touch();
@@ -120,7 +123,11 @@ impl Cluster {
                 let _ = changes.changed().await;
             }
         };
-        timeout(budget, gone).await.is_ok()
+        let are_gone = timeout(budget, gone).await.is_ok();
+        if are_gone {
+            tokio::time::sleep(LINGER).await;
+        }
+        are_gone
     }
 
     /// How many masters listen to this node.

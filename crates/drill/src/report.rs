@@ -64,6 +64,7 @@ impl Outcome {
         let repeats = self.samples.iter().map(|sample| {
             json!({
                 "gap_ms": millis(sample.gap),
+                "wait_ms": millis(sample.wait),
                 "shard": sample.shard,
                 "undisturbed_ms": millis(sample.undisturbed),
                 "leader_ms": sample.leader.map(millis),
@@ -78,6 +79,7 @@ impl Outcome {
             "seconds": self.length.as_secs_f64().round(),
             "messages_per_second": (self.counts.accepted as f64 / self.length.as_secs_f64().max(0.001)).round(),
             "gap_ms": self.spread(|sample| Some(sample.gap)),
+            "wait_ms": self.spread(|sample| Some(sample.wait)),
             "undisturbed_ms": self.spread(|sample| Some(sample.undisturbed)),
             "leader_ms": self.spread(|sample| sample.leader),
             "recovered_ms": self.spread(|sample| sample.recovered),
@@ -102,6 +104,7 @@ pub(crate) fn json(outcomes: &[Outcome], options: &Options) -> Value {
             "rate": options.rate,
             "load_per_second": options.load(options.shards),
             "probe_ms": options.probe_ms,
+            "numbers": options.numbers,
             "shards": options.shards,
             "repeat": options.repeat,
             "fsync": !options.no_fsync,
@@ -116,7 +119,7 @@ pub(crate) fn json(outcomes: &[Outcome], options: &Options) -> Value {
 /// The table, and a line for each promise that was not held.
 pub(crate) fn table(outcomes: &[Outcome]) -> String {
     let mut out = format!(
-        "{:<17} {:>3} {:>5} {:>11} {:>6} {:>6} {:>6} {:>7} {:>5} {:>5} {:>5} {:>5} {:>6} {:>6}  {}",
+        "{:<17} {:>3} {:>5} {:>11} {:>6} {:>6} {:>6} {:>6} {:>7} {:>5} {:>5} {:>5} {:>5} {:>6} {:>6}  {}",
         "DRILL",
         "N",
         "MSG/S",
@@ -124,6 +127,7 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
         "P50",
         "P99",
         "MAX",
+        "WAIT",
         "LEADER",
         "LOST",
         "TWICE",
@@ -150,11 +154,12 @@ fn row(outcome: &Outcome) -> String {
     let optional = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let counts = &outcome.counts;
     let gap = outcome.spread(|sample| Some(sample.gap));
+    let wait = outcome.spread(|sample| Some(sample.wait));
     let undisturbed = outcome.spread(|sample| Some(sample.undisturbed));
     let leader = outcome.spread(|sample| sample.leader);
     let callbacks = counts.callbacks_lost.map(|lost| lost + counts.callbacks_reordered.unwrap_or(0));
     format!(
-        "{:<17} {:>3} {:>5.0} {:>11} {:>6} {:>6} {:>6} {:>7} {:>5} {:>5} {:>5} {:>5} {:>6} {:>6}  {}",
+        "{:<17} {:>3} {:>5.0} {:>11} {:>6} {:>6} {:>6} {:>6} {:>7} {:>5} {:>5} {:>5} {:>5} {:>6} {:>6}  {}",
         outcome.drill.name(),
         outcome.samples.len(),
         counts.accepted as f64 / outcome.length.as_secs_f64().max(0.001),
@@ -162,6 +167,7 @@ fn row(outcome: &Outcome) -> String {
         whole(gap.map(|spread| spread.p50)),
         whole(gap.map(|spread| spread.p99)),
         whole(gap.map(|spread| spread.max)),
+        whole(wait.map(|spread| spread.max)),
         whole(leader.map(|spread| spread.max)),
         counts.lost + counts.strange,
         counts.doubled,
@@ -179,13 +185,18 @@ mod tests {
 
     #[test]
     fn a_row_shows_the_figures_and_a_breach_is_told_below() {
-        let gap = |ms| Sample { gap: Duration::from_millis(ms), undisturbed: Duration::from_millis(9), ..Sample::default() };
+        let gap = |ms| Sample {
+            gap: Duration::from_millis(ms),
+            wait: Duration::from_millis(ms - 5),
+            undisturbed: Duration::from_millis(9),
+            ..Sample::default()
+        };
         let counts = Counts { accepted: 1000, lost: 2, failed: [(503, 4)].into(), ..Counts::default() };
         let breaches = vec!["2 messages lost (I3)".to_owned()];
         let outcome = Outcome::new(Drill::Drain, Duration::from_secs(2), vec![gap(30), gap(40)], counts, breaches);
         let table = table(&[outcome]);
         let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[1], ["drain", "2", "500", "9", "30", "40", "40", "-", "2", "0", "0", "-", "-", "4", "NOT", "HELD"]);
+        assert_eq!(rows[1], ["drain", "2", "500", "9", "30", "40", "40", "35", "-", "2", "0", "0", "-", "-", "4", "NOT", "HELD"]);
         assert_eq!(table.lines().last(), Some("drain: 2 messages lost (I3)"));
     }
 }

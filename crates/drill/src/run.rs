@@ -65,7 +65,7 @@ async fn drilled(drill: Drill, options: &Options, world: &mut World, receiver: O
     let sent = traffic.stop().await?;
     let samples = samples?;
     let counts = settle(world, &audience, &sent, &earlier, receiver).await?;
-    let breaches = breaches(&drill.bounds(), &samples, &counts);
+    let breaches = breaches(&drill.bounds(), &samples, &counts, options.probe());
     Ok(Outcome::new(drill, length, samples, counts, breaches))
 }
 
@@ -76,11 +76,12 @@ async fn repeats(drill: Drill, options: &Options, world: &mut World, traffic: &T
     for n in 1..=repeat {
         let sample = script::repeat(drill, options, world, traffic).await.with_context(|| format!("repeat {n}"))?;
         progress(&format!(
-            "{} {n}/{}: gap {} ms on shard {} (undisturbed {} ms){}, {} failed, {}",
+            "{} {n}/{}: gap {} ms on shard {}, longest wait {} ms (undisturbed {} ms){}, {} failed, {}",
             drill.name(),
             repeat,
             sample.gap.as_millis(),
             sample.shard,
+            sample.wait.as_millis(),
             sample.undisturbed.as_millis(),
             sample.leader.map(|time| format!(", new leader after {} ms", time.as_millis())).unwrap_or_default(),
             traffic.failures(),

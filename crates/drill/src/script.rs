@@ -46,6 +46,7 @@ pub(crate) async fn repeat(drill: Drill, options: &Options, world: &mut World, t
     sleep(WATCH).await;
     let worst = traffic.accepts(|accepts| gap::worst(accepts, at, traffic.now()));
     (sample.shard, sample.gap) = worst.context("there is no shard")?;
+    sample.wait = traffic.longest_wait(at);
     let after = world.owners().await?;
     sample.moves = before.owners.iter().filter(|(shard, owner)| after.get(*shard) != Some(*owner)).count() as u64;
     undo(drill, options, world, &before).await?;

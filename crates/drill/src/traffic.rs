@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::balancer::Balancer;
+use crate::{balancer::Balancer, core::gap};
 
 /// Senders of probes for each shard: so many probes may wait for an answer at a time. Many numbers share them.
 pub(crate) const PROBERS: usize = 8;
@@ -119,6 +119,8 @@ impl Line {
 struct Record {
     /// Times of accepting answers since the start, by shard.
     accepts: Vec<Vec<Duration>>,
+    /// When each accepted message was due, and when it was accepted, since the start.
+    waits: Vec<(Duration, Duration)>,
     failed: BTreeMap<u16, u64>,
 }
 
@@ -223,6 +225,11 @@ impl Traffic {
         look(&self.shared.record().accepts)
     }
 
+    /// The longest that a message which was due since then, or waited then, has waited until it was accepted.
+    pub(crate) fn longest_wait(&self, since: Duration) -> Duration {
+        gap::longest_wait(&self.shared.record().waits, since)
+    }
+
     /// Requests that failed until now.
     pub(crate) fn failures(&self) -> u64 {
         self.shared.record().failed.values().sum()
@@ -269,19 +276,21 @@ impl Sender {
             self.turn += 1;
             let text = format!("{n}");
             let answer = self.shared.post(self.number, self.turn, &self.phone, &text).await;
-            self.note(&mut ledger, &text, answer);
+            self.note(&mut ledger, due, &text, answer);
         }
         ledger
     }
 
-    fn note(&self, ledger: &mut Ledger, text: &str, answer: anyhow::Result<Answer>) {
+    fn note(&self, ledger: &mut Ledger, due: Instant, text: &str, answer: anyhow::Result<Answer>) {
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         let id = answer.as_ref().ok().and_then(|answer| answer.text_at("/messages/0/id"));
         match id.filter(|_| status == StatusCode::CREATED.as_u16()) {
             Some(id) => {
                 let at = self.shared.started.elapsed();
                 ledger.accepted(&self.phone, text, id);
-                self.shared.record().accepts[self.shard].push(at);
+                let mut record = self.shared.record();
+                record.accepts[self.shard].push(at);
+                record.waits.push((due.saturating_duration_since(self.shared.started), at));
             }
             None => {
                 ledger.unanswered(&self.phone, text);

@@ -48,7 +48,7 @@ pub enum Step {
 }
 
 /// First and longest distance between two tries of a held request without any news.
-const FIRST_NAP: Duration = Duration::from_millis(25);
+const FIRST_NAP: Duration = Duration::from_millis(5);
 const LONGEST_NAP: Duration = Duration::from_millis(200);
 
 /// The course of one request.

@@ -33,6 +33,13 @@ pub fn all_back(accepts: &[Vec<Duration>], since: Duration) -> Option<Duration> 
     accepts.iter().map(first).try_fold(since, |latest, first| Some(latest.max(first?)))
 }
 
+/// The longest time from due to accepted among messages that were accepted after `since`, each given as both. What
+/// callers feel of a pause: where probes are far apart the gap is mostly their distance, this is not.
+pub fn longest_wait(waits: &[(Duration, Duration)], since: Duration) -> Duration {
+    let of_window = waits.iter().filter(|(_, accepted)| *accepted > since);
+    of_window.map(|(due, accepted)| accepted.saturating_sub(*due)).max().unwrap_or_default()
+}
+
 /// The value below which `share` (0 to 1) of the samples lie, nearest rank; zero without samples.
 pub fn percentile(samples: &[Duration], share: f64) -> Duration {
     let mut sorted = samples.to_vec();
@@ -82,6 +89,13 @@ mod tests {
     fn all_are_back_only_when_the_last_shard_is() {
         assert_eq!(all_back(&[ms(&[5, 50]), ms(&[5, 80])], at(10)), Some(at(80)));
         assert_eq!(all_back(&[ms(&[5, 50]), ms(&[5])], at(10)), None);
+    }
+
+    #[test]
+    fn the_longest_wait_is_of_a_message_that_was_accepted_since() {
+        let waits = [(at(0), at(90)), (at(95), at(130)), (at(110), at(112))];
+        assert_eq!(longest_wait(&waits, at(100)), at(35));
+        assert_eq!(longest_wait(&waits, at(130)), at(0));
     }
 
     #[test]

@@ -13,6 +13,9 @@ use super::gap::percentile;
 /// of schedulers under load.
 pub const NOISE: Duration = Duration::from_millis(50);
 
+/// Probes of a shard that are farther apart make a gap mostly of their distance: [`Sample::wait`] is judged instead.
+pub const COARSE: Duration = Duration::from_millis(50);
+
 /// What the ledgers say, in messages; zero is good everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -52,6 +55,8 @@ pub struct Sample {
     pub undisturbed: Duration,
     /// Longest gap of any shard through the fault.
     pub gap: Duration,
+    /// Longest time that a message waited through the fault, from the moment it was due until it was accepted.
+    pub wait: Duration,
     /// Shard of that gap.
     pub shard: usize,
     /// From the fault to a new leader.
@@ -62,6 +67,13 @@ pub struct Sample {
     pub moves: u64,
     /// What the fault was done to.
     pub victims: String,
+}
+
+impl Sample {
+    /// How long the fault made callers wait.
+    fn pause(&self, probe: Duration) -> Duration {
+        if probe > COARSE { self.wait } else { self.gap }
+    }
 }
 
 /// What a drill promises beside the ledgers.
@@ -83,13 +95,13 @@ pub enum Bound {
     NoMoves,
 }
 
-/// What was not held; empty: all was.
-pub fn breaches(bounds: &[Bound], samples: &[Sample], counts: &Counts) -> Vec<String> {
+/// What was not held; empty: all was. `probe` is the distance of two probes of a shard.
+pub fn breaches(bounds: &[Bound], samples: &[Sample], counts: &Counts, probe: Duration) -> Vec<String> {
     let mut breaches = ledger_breaches(counts);
     if samples.is_empty() {
         breaches.push("nothing was measured".to_owned());
     }
-    breaches.extend(bounds.iter().filter_map(|bound| bound.breach(samples, counts)));
+    breaches.extend(bounds.iter().filter_map(|bound| bound.breach(samples, counts, probe)));
     breaches
 }
 
@@ -109,18 +121,20 @@ fn ledger_breaches(counts: &Counts) -> Vec<String> {
 }
 
 impl Bound {
-    fn breach(self, samples: &[Sample], counts: &Counts) -> Option<String> {
-        let gaps = || samples.iter().map(|sample| sample.gap).collect::<Vec<_>>();
+    fn breach(self, samples: &[Sample], counts: &Counts, probe: Duration) -> Option<String> {
+        let pauses = || samples.iter().map(|sample| sample.pause(probe)).collect::<Vec<_>>();
+        let pause = if probe > COARSE { "wait" } else { "gap" };
         let over = |what: &str, is: Duration, limit: Duration| {
             (is > limit).then(|| format!("{what} {} ms, promised {} ms", is.as_millis(), limit.as_millis()))
         };
         let missing = |what: &str| Some(format!("{what} was not seen in every repeat"));
         match self {
-            Self::GapP50(limit) => over("gap p50", percentile(&gaps(), 0.5), limit),
-            Self::GapP99(limit) => over("gap p99", percentile(&gaps(), 0.99), limit),
+            Self::GapP50(limit) => over(&format!("{pause} p50"), percentile(&pauses(), 0.5), limit),
+            Self::GapP99(limit) => over(&format!("{pause} p99"), percentile(&pauses(), 0.99), limit),
             Self::GapAsUndisturbed => {
                 let undisturbed = samples.iter().map(|sample| sample.undisturbed).max().unwrap_or_default();
-                over("gap", percentile(&gaps(), 1.0), undisturbed + NOISE)
+                let gaps: Vec<Duration> = samples.iter().map(|sample| sample.gap).collect();
+                over("gap", percentile(&gaps, 1.0), undisturbed + NOISE)
             }
             Self::Leader(limit) => match samples.iter().map(|sample| sample.leader).collect::<Option<Vec<_>>>() {
                 Some(times) => over("new leader p99", percentile(&times, 0.99), limit),
@@ -146,6 +160,8 @@ impl Bound {
 mod tests {
     use super::*;
 
+    const FINE: Duration = Duration::from_millis(5);
+
     fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
     }
@@ -162,7 +178,7 @@ mod tests {
     #[test]
     fn a_clean_drill_within_its_bounds_has_no_breach() {
         let bounds = [Bound::GapP50(ms(250)), Bound::GapP99(ms(500)), Bound::NoFailures, Bound::NoMoves];
-        assert_eq!(breaches(&bounds, &gaps(&[200, 240, 480]), &clean()), [""; 0]);
+        assert_eq!(breaches(&bounds, &gaps(&[200, 240, 480]), &clean(), FINE), [""; 0]);
     }
 
     #[test]
@@ -178,31 +194,41 @@ mod tests {
             Counts { accepted: 0, ..clean() },
         ];
         for counts in wrong {
-            assert_eq!(breaches(&[], &gaps(&[1]), &counts).len(), 1, "{counts:?}");
+            assert_eq!(breaches(&[], &gaps(&[1]), &counts, FINE).len(), 1, "{counts:?}");
         }
     }
 
     #[test]
     fn a_gap_above_its_bound_is_told_with_both_figures() {
-        let found = breaches(&[Bound::GapP50(ms(250)), Bound::GapP99(ms(500))], &gaps(&[100, 120, 700]), &clean());
+        let found = breaches(&[Bound::GapP50(ms(250)), Bound::GapP99(ms(500))], &gaps(&[100, 120, 700]), &clean(), FINE);
         assert_eq!(found, ["gap p99 700 ms, promised 500 ms"]);
-        assert!(breaches(&[Bound::GapAsUndisturbed], &gaps(&[69]), &clean()).is_empty());
-        assert_eq!(breaches(&[Bound::GapAsUndisturbed], &gaps(&[71]), &clean()), ["gap 71 ms, promised 70 ms"]);
+        assert!(breaches(&[Bound::GapAsUndisturbed], &gaps(&[69]), &clean(), FINE).is_empty());
+        assert_eq!(breaches(&[Bound::GapAsUndisturbed], &gaps(&[71]), &clean(), FINE), ["gap 71 ms, promised 70 ms"]);
+    }
+
+    #[test]
+    fn waits_are_judged_where_probes_are_far_apart() {
+        let sample = Sample { gap: ms(700), wait: ms(400), ..Sample::default() };
+        let bounds = [Bound::GapP99(ms(500))];
+        assert!(breaches(&bounds, std::slice::from_ref(&sample), &clean(), ms(320)).is_empty());
+        assert_eq!(breaches(&bounds, &[sample], &clean(), COARSE), ["gap p99 700 ms, promised 500 ms"]);
+        let slow = Sample { gap: ms(700), wait: ms(501), ..Sample::default() };
+        assert_eq!(breaches(&bounds, &[slow], &clean(), ms(320)), ["wait p99 501 ms, promised 500 ms"]);
     }
 
     #[test]
     fn what_was_not_measured_is_not_held() {
-        assert_eq!(breaches(&[], &[], &clean()), ["nothing was measured"]);
-        assert_eq!(breaches(&[Bound::Leader(ms(1000)), Bound::Recovered(ms(1000))], &gaps(&[1]), &clean()).len(), 2);
+        assert_eq!(breaches(&[], &[], &clean(), FINE), ["nothing was measured"]);
+        assert_eq!(breaches(&[Bound::Leader(ms(1000)), Bound::Recovered(ms(1000))], &gaps(&[1]), &clean(), FINE).len(), 2);
         let late = Sample { leader: Some(ms(1200)), ..Sample::default() };
-        assert_eq!(breaches(&[Bound::Leader(ms(1000))], &[late], &clean()), ["new leader p99 1200 ms, promised 1000 ms"]);
+        assert_eq!(breaches(&[Bound::Leader(ms(1000))], &[late], &clean(), FINE), ["new leader p99 1200 ms, promised 1000 ms"]);
     }
 
     #[test]
     fn failures_and_moves_are_breaches_only_where_none_is_promised() {
         let counts = Counts { failed: [(503, 2)].into(), ..clean() };
         let moved = vec![Sample { moves: 3, ..Sample::default() }];
-        assert!(breaches(&[], &moved, &counts).is_empty());
-        assert_eq!(breaches(&[Bound::NoFailures, Bound::NoMoves], &moved, &counts).len(), 2);
+        assert!(breaches(&[], &moved, &counts, FINE).is_empty());
+        assert_eq!(breaches(&[Bound::NoFailures, Bound::NoMoves], &moved, &counts, FINE).len(), 2);
     }
 }

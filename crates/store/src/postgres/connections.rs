@@ -9,7 +9,7 @@
 
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
-use deadpool_postgres::{Client, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{Client, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod, Runtime};
 use futures::future::{join, try_join, try_join_all};
 use tokio_postgres::{Config, Row, error::SqlState, types::ToSql};
 
@@ -91,6 +91,8 @@ impl Connections {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let pool = Pool::builder(Manager::from_config(config, security.connector()?, recycling))
             .max_size(size)
+            // The connection used last has its statements prepared.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(ACQUIRE))
             .create_timeout(Some(CONNECT))
             .runtime(Runtime::Tokio1)

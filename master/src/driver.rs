@@ -26,6 +26,7 @@ use tonic::Status;
 
 use crate::{
     assignments::Wanted,
+    claims::{self, Wish},
     core::{
         Core, Effect, Event, MapEntry, Record, Redial,
         fitness::Trouble,
@@ -47,7 +48,7 @@ const NUMBERS: Duration = Duration::from_millis(300);
 /// How long owner rows are kept that retired.
 const RETIRED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How long the database may take.
-const DATABASE: Duration = Duration::from_secs(2);
+pub(crate) const DATABASE: Duration = Duration::from_secs(2);
 
 /// Orders on their way to a node.
 pub(crate) type Orders = mpsc::Sender<Result<v1::MasterOrder, Status>>;
@@ -289,35 +290,21 @@ impl Driver {
 
     fn step(&mut self, event: Event) {
         let now = self.handle.moment(Instant::now());
+        let mut claims = Vec::new();
         for effect in self.core.step(now, event) {
-            self.carry_out(effect);
+            self.carry_out(effect, &mut claims);
+        }
+        // What one step claims is claimed together.
+        if !claims.is_empty() {
+            let (store, now_ms, handle) = (self.store.clone(), self.clock.now_ms(), self.handle.clone());
+            self.tasks.spawn("claim", claims::carry_out(claims, store, now_ms, handle));
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect, claims: &mut Vec<Wish>) {
         match effect {
             Effect::ReadOwners { term } => self.read_owners(term),
-            Effect::Claim { term, key, node, boot, seen } => {
-                tracing::info!(number = %key.0, shard = %key.2, node, ?seen, "claiming");
-                let (store, now_ms, handle) = (self.store.clone(), self.clock.now_ms(), self.handle.clone());
-                self.tasks.spawn("claim", async move {
-                    let (number, count, shard) = key;
-                    let claim = store.claim(number, shard, count, seen, &node, boot, term, now_ms);
-                    let event = match timeout(DATABASE, claim).await {
-                        Ok(Ok(Some(fence))) => Event::Claimed {
-                            term,
-                            record: Record { key, epoch: fence.epoch, node: node.clone(), boot, retired: false },
-                        },
-                        Ok(Ok(None)) => Event::ClaimFailed { term, key, stale: true },
-                        // Whether it took place is unknown: what is stored is read before the next try.
-                        unknown => {
-                            tracing::warn!(%number, %shard, ?unknown, "claim without an answer");
-                            Event::ClaimFailed { term, key, stale: true }
-                        }
-                    };
-                    handle.happened(event).await;
-                });
-            }
+            Effect::Claim { term, key, node, boot, seen } => claims.push(Wish { term, key, node, boot, seen }),
             Effect::SetLayout { term, number, from, to } => self.set_layout(term, number, from, to),
             Effect::Switch { term, number, from, to, retire, claim, above } => {
                 let now_ms = self.clock.now_ms();

@@ -14,6 +14,7 @@
 //! master dies, ownership stays in the database and the data path goes on.
 
 pub mod assignments;
+mod claims;
 pub mod core;
 mod driver;
 pub mod election;

@@ -107,16 +107,25 @@ impl Switch {
     }
 }
 
-/// The arguments of [`Store::claim`], as the back ends hand them on.
-struct Claim<'a> {
-    number: WaId,
-    shard: Shard,
-    count: ShardCount,
-    seen: Option<Epoch>,
-    owner: &'a str,
-    boot: BootId,
-    master_term: i64,
-    now_ms: i64,
+/// The arguments of [`Store::claim`].
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Whose shard.
+    pub number: WaId,
+    /// The shard.
+    pub shard: Shard,
+    /// Of how many.
+    pub count: ShardCount,
+    /// The epoch that is stored, or `None` if there is no row yet.
+    pub seen: Option<Epoch>,
+    /// For which node.
+    pub owner: &'a str,
+    /// For which of its processes.
+    pub boot: BootId,
+    /// In whose name.
+    pub master_term: i64,
+    /// When, milliseconds since 1970.
+    pub now_ms: i64,
 }
 
 impl Claim<'_> {
@@ -259,6 +268,15 @@ pub trait Store: MediaStore {
         master_term: i64,
         now_ms: i64,
     ) -> Result<Option<Fence>>;
+
+    /// Takes many shards, each as [`Self::claim`] would; what became of each, in the same order. A back end may take them in
+    /// one transaction.
+    async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
+        let each = claims
+            .iter()
+            .map(|one| self.claim(one.number, one.shard, one.count, one.seen, one.owner, one.boot, one.master_term, one.now_ms));
+        futures::future::join_all(each).await
+    }
 
     /// Makes the term of a leader of the masters known, so that every older one is refused from then on. Returns the
     /// newest that was known before: from `term` on it says that another leader had it, or a newer one.

@@ -36,7 +36,7 @@ use estafet_store::{Error, Holder, SharedStore, SqliteStore, Store};
 macro_rules! checks {
     ($run:ident) => {
         $run! {
-            ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner,
+            ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner, many_shards_are_claimed_each_by_its_own_epoch,
                 an_older_master_term_claims_nothing, a_term_that_is_made_known_refuses_older_ones, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
                 a_number_is_held_once;
             numbers: numbers_are_added_listed_and_removed, one_change_of_the_shard_count_at_a_time,
@@ -189,6 +189,7 @@ mod postgres {
     async fn faults_of_the_server_pass() {
         let server = PostgresServer::start();
         server_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;
+        server_faults::a_shard_that_is_held_up_holds_up_no_other(&server).await;
         server_faults::a_takeover_ends_the_sessions_of_a_paused_owner(&server).await;
         server_faults::ended_sessions_are_replaced(&server).await;
         server_faults::a_hold_ends_with_its_session(&server).await;

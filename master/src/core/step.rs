@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after a failed claim or reading.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Takeovers under way at one node.
-const TAKEOVERS: usize = 32;
+const TAKEOVERS: usize = 128;
 /// Without any event for this long, this process did not run: the driver ticks far more often.
 const STALL: Duration = Duration::from_millis(200);
 

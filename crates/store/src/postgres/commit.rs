@@ -1,11 +1,11 @@
-//! Fenced writes: one transaction for each batch and each claim, one statement for each list.
+//! Fenced writes: one transaction for each batch, one statement for each list.
 //!
 //! Deletes find their rows by sub-select and `ctid`, so that each is a look-up by key whatever the planner
 //! believes about the size of a queue (see [`super::read`]).
 
 use std::{collections::HashSet, hash::Hash};
 
-use estafet_model::{BootId, Seq, Slot};
+use estafet_model::{Seq, Slot};
 
 use super::{
     callbacks,
@@ -13,9 +13,8 @@ use super::{
     garbage, keys,
 };
 use crate::{
-    Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
-    decode::{self, storable},
-    session_name,
+    Batch, Committed, DeadLetter, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
+    decode::storable,
 };
 
 pub(super) async fn commit(writer: &Connections, fence: &Fence, batch: &Batch) -> Result<Committed> {
@@ -247,104 +246,4 @@ pub(super) fn last_of_each<T, K: Eq + Hash>(list: &[T], key: impl Fn(&T) -> K) -
     let mut kept: Vec<&T> = list.iter().rev().filter(|row| seen.insert(key(row))).collect();
     kept.reverse();
     kept
-}
-
-/// How often a claim ends the former owner's sessions before it is unavailable.
-const EVICTIONS: u32 = 2;
-
-/// `ourselves` names the sessions of this process, which are never ended.
-pub(super) async fn claim(
-    writer: &Connections,
-    reader: &Connections,
-    ourselves: &str,
-    claim: &Claim<'_>,
-) -> Result<Option<Fence>> {
-    raise_term(reader, claim.master_term).await?;
-    let mut evictions = 0;
-    loop {
-        // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
-        let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
-        match writer.transaction(&[impatient, take(claim)]).await {
-            Ok(rows) => {
-                let Some(row) = rows[1].first() else { return Ok(None) };
-                let stored: i64 = row.get(0);
-                let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
-                return Ok(Some(claim.granted(epoch)));
-            }
-            Err(Failure::Locked(error)) => {
-                evictions += 1;
-                if evictions > EVICTIONS || evict(reader, ourselves, claim).await? == 0 {
-                    return Err(error);
-                }
-            }
-            Err(failure) => return Err(failure.into()),
-        }
-    }
-}
-
-/// Makes a newer term of a master known to the database, which refuses every older one from then on; the newest
-/// that was known before. By itself a transaction: claims that share the row would wait for one that is blocked by its shard otherwise.
-pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<i64> {
-    // Who is not the one that raises it was preceded by another, whatever it saw at first.
-    let raise = Step::new(
-        "WITH known AS (SELECT master_term FROM cluster WHERE id = 1),
-           raised AS (UPDATE cluster SET master_term = $1 WHERE id = 1 AND master_term < $1 RETURNING 1)
-         SELECT CASE WHEN EXISTS (SELECT 1 FROM raised) THEN master_term ELSE greatest(master_term, $1) END FROM known",
-    );
-    let rows = connections.query(raise.bind(term)).await?;
-    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Failed("the row of the cluster is gone".to_owned()))
-}
-
-/// Ends the sessions of the present owner's process, wherever in a transaction they are; how many.
-async fn evict(reader: &Connections, ourselves: &str, claim: &Claim<'_>) -> Result<i64> {
-    let owner = Step::new("SELECT owner_id, owner_boot FROM shard_owner WHERE number = $1 AND shard_count = $2 AND shard = $3")
-        .bind(claim.number.as_i64())
-        .bind(i32::from(claim.count.get()))
-        .bind(i32::from(claim.shard.get()));
-    let rows = reader.query(owner).await?;
-    let Some(row) = rows.first() else { return Ok(0) };
-    let Some(boot) = BootId::from_slice(row.get(1)) else { return Ok(0) };
-    let name = session_name(row.get(0), boot);
-    if name == ourselves {
-        return Ok(0);
-    }
-    tracing::warn!(owner = name, "the former owner holds the row of its shard, ending its sessions");
-    let end = Step::new(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-         WHERE application_name = $1 AND datname = current_database() AND usename = current_user",
-    );
-    let rows = reader.query(end.bind(name)).await?;
-    Ok(rows.first().map_or(0, |row| row.get(0)))
-}
-
-fn take<'a>(claim: &Claim<'a>) -> Step<'a> {
-    // Shards of two counts overlap where their fractions of the slots do.
-    let first = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
-          INSERT INTO shard_owner (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
-          SELECT $1::int8, $2::int4, $3::int4, 1 + coalesce(max(o.epoch), 0), $4::text, $5::bytea, 'claimed', $6::int8, $7::int8
-          FROM shard_owner o
-          WHERE o.number = $1 AND o.shard * $2 < ($3 + 1) * o.shard_count AND $3 * o.shard_count < (o.shard + 1) * $2
-          HAVING count(*) FILTER (WHERE o.state <> 'retired') = 0 AND EXISTS (SELECT 1 FROM term)
-          ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch)
-        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
-        SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
-    let next = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
-          UPDATE shard_owner SET epoch = epoch + 1, owner_id = $4, owner_boot = $5, state = 'claimed', master_term = $6,
-            updated_at = $7
-          WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6
-            AND state <> 'retired' AND EXISTS (SELECT 1 FROM term) RETURNING epoch)
-        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
-        SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
-    let step = Step::new(if claim.seen.is_some() { next } else { first })
-        .bind(claim.number.as_i64())
-        .bind(i32::from(claim.count.get()))
-        .bind(i32::from(claim.shard.get()))
-        .bind(storable(claim.owner))
-        .bind(claim.boot.0.to_vec())
-        .bind(claim.master_term)
-        .bind(claim.now_ms);
-    match claim.seen {
-        Some(seen) => step.bind(i64::from(seen.get())),
-        None => step,
-    }
 }

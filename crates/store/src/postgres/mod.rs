@@ -8,6 +8,7 @@
 //! is not supported (session settings, prepared statements, the hold).
 
 mod callbacks;
+mod claim;
 mod commit;
 mod connections;
 mod garbage;
@@ -131,11 +132,15 @@ impl Store for PostgresStore {
         now_ms: i64,
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
-        commit::claim(&self.writer, &self.reader, &self.application_name, &claim).await
+        claim::claim(&self.writer, &self.reader, &self.application_name, &claim).await
+    }
+
+    async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
+        claim::claim_all(&self.writer, &self.reader, &self.application_name, claims).await
     }
 
     async fn raise_term(&self, term: i64) -> Result<i64> {
-        commit::raise_term(&self.reader, term).await
+        claim::raise_term(&self.reader, term).await
     }
 
     async fn numbers(&self) -> Result<Vec<NumberRow>> {

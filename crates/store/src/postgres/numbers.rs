@@ -5,7 +5,7 @@
 use estafet_model::{Layout, ShardCount, WaId};
 
 use super::{
-    commit::raise_term,
+    claim::raise_term,
     connections::{Connections, Step},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Claims, fences and holds.
 
 use estafet_model::{Epoch, Shard, ShardCount};
-use estafet_store::{Batch, Error, Fence, Holder, SharedStore, StatusRow};
+use estafet_store::{Batch, Claim, Error, Fence, Holder, SharedStore, StatusRow};
 use futures::future::join_all;
 
 use crate::given::*;
@@ -22,6 +22,35 @@ pub(crate) async fn a_claim_raises_the_epoch(store: SharedStore) {
         seen,
         [(number(), Shard::ZERO, ShardCount::ONE, 2, "core-3", boot(3)), (other_number(), third, four, 1, "core-2", boot(2))]
     );
+}
+
+pub(crate) async fn many_shards_are_claimed_each_by_its_own_epoch(store: SharedStore) {
+    let four = ShardCount::new(4).unwrap();
+    let shard = |shard| Shard::new(shard, four).unwrap();
+    let claim = |n, seen: Option<u32>, owner, term| Claim {
+        number: number(),
+        shard: shard(n),
+        count: four,
+        seen: seen.map(Epoch::new),
+        owner,
+        boot: boot(7),
+        master_term: term,
+        now_ms: NOW,
+    };
+    async fn epochs(store: &SharedStore, claims: &[Claim<'_>]) -> Vec<Option<(u32, u32)>> {
+        let granted = |fence: Fence| (fence.shard.get().into(), fence.epoch.get());
+        store.claim_all(claims).await.into_iter().map(|outcome| outcome.unwrap().map(granted)).collect()
+    }
+    let first: Vec<Claim<'_>> = (0..4).map(|n| claim(n, None, "core-1", 3)).collect();
+    assert_eq!(epochs(&store, &first).await, (0..4).map(|n| Some((n, 1))).collect::<Vec<_>>());
+    let next = [claim(3, Some(1), "core-2", 3), claim(0, Some(9), "core-2", 3), claim(1, Some(1), "core-3", 3)];
+    assert_eq!(epochs(&store, &next).await, [Some((3, 2)), None, Some((1, 2))], "one was seen wrongly");
+    let former: Vec<Claim<'_>> = [0, 2].map(|n| claim(n, Some(1), "core-4", 2)).to_vec();
+    assert_eq!(epochs(&store, &former).await, [None, None], "a former leader's");
+    assert_eq!(epochs(&store, &[]).await, []);
+    let owners = store.owners().await.unwrap();
+    let seen: Vec<_> = owners.iter().map(|row| (u32::from(row.shard.get()), row.epoch.get(), row.owner.as_str())).collect();
+    assert_eq!(seen, [(0, 1, "core-1"), (1, 2, "core-3"), (2, 1, "core-1"), (3, 2, "core-2")]);
 }
 
 pub(crate) async fn two_claims_of_the_same_epoch_have_one_winner(store: SharedStore) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use estafet_model::{Shard, ShardCount};
-use estafet_store::{Error, Holder, SharedStore};
+use estafet_store::{Claim, Error, Fence, Holder, SharedStore};
 use futures::future::join_all;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
@@ -51,6 +51,31 @@ pub(crate) async fn a_takeover_does_not_overtake_a_commit_in_progress(server: &P
     let new = claim().await.unwrap().expect("nothing holds the row any more");
     assert!(matches!(store.commit(&old, &messages([message((1, 2), 2)])).await, Err(Error::Fenced { .. })));
     store.commit(&new, &messages([message((1, 3), 3)])).await.unwrap();
+}
+
+/// Among shards that are claimed together one may be held up: the others are not.
+pub(crate) async fn a_shard_that_is_held_up_holds_up_no_other(server: &PostgresServer) {
+    let store = store(&server.create_database("held_up")).await;
+    let (held, free) = (owner(&*store).await, claim(&*store, other_number(), None).await.unwrap());
+    let mut paused = stranger(server, "held_up").await;
+    run(&mut paused, "BEGIN").await;
+    run(&mut paused, "SELECT estafet.fence(15550000001, 0, 1, 1)").await;
+    let next = |fence: &Fence| Claim {
+        number: fence.number,
+        shard: fence.shard,
+        count: fence.count,
+        seen: Some(fence.epoch),
+        owner: "core-2",
+        boot: boot(2),
+        master_term: 1,
+        now_ms: NOW,
+    };
+    let mut outcomes = store.claim_all(&[next(&held), next(&free)]).await;
+    assert!(matches!(outcomes.pop(), Some(Ok(Some(fence))) if fence.number == other_number()));
+    assert!(matches!(outcomes.pop(), Some(Err(Error::Unavailable(_)))));
+    run(&mut paused, "COMMIT").await;
+    let outcomes = store.claim_all(&[next(&held), next(&free)]).await;
+    assert!(matches!(outcomes[..], [Ok(Some(_)), Ok(None)]), "{outcomes:?}");
 }
 
 /// A paused owner inside a transaction holds its row; its sessions are ended, and nobody else's (F4).

@@ -1,0 +1,179 @@
+//! Taking shards: epoch + 1 and a line in the audit, one transaction.
+//!
+//! A claim waits for commits in progress, which hold a share lock on the row, but not for long; then the sessions of the
+//! former owner's process are ended, and it is tried again. The shards of a node that died are taken together, in one
+//! statement; if one of them cannot be, each is taken by itself.
+
+use std::collections::HashMap;
+
+use estafet_model::BootId;
+use futures::future::join_all;
+
+use super::connections::{Connections, Failure, Step};
+use crate::{
+    Claim, Error, Fence, Result,
+    decode::{self, storable},
+    session_name,
+};
+
+/// How often a claim ends the former owner's sessions before it is unavailable.
+const EVICTIONS: u32 = 2;
+
+/// Takes shards that had owners together, others one by one.
+pub(super) async fn claim_all(
+    writer: &Connections,
+    reader: &Connections,
+    ourselves: &str,
+    claims: &[Claim<'_>],
+) -> Vec<Result<Option<Fence>>> {
+    if let [first, _, ..] = claims
+        && claims.iter().all(|claim| claim.seen.is_some() && claim.master_term == first.master_term)
+    {
+        match together(writer, reader, claims).await {
+            Ok(taken) => return taken.into_iter().map(Ok).collect(),
+            Err(error) => tracing::info!(claims = claims.len(), %error, "not taken together, taking each by itself"),
+        }
+    }
+    join_all(claims.iter().map(|one| claim(writer, reader, ourselves, one))).await
+}
+
+/// Takes all of them that can be taken, in one statement; an error if one has to be waited for.
+async fn together(writer: &Connections, reader: &Connections, claims: &[Claim<'_>]) -> Result<Vec<Option<Fence>>> {
+    raise_term(reader, claims[0].master_term).await?;
+    let impatient = Step::new("SELECT set_config('lock_timeout', '50ms', true)");
+    let rows = writer.transaction(&[impatient, take_all(claims)]).await?;
+    let mut epochs = HashMap::new();
+    for row in &rows[1] {
+        let (number, count, shard): (i64, i32, i32) = (row.get(0), row.get(1), row.get(2));
+        let stored: i64 = row.get(3);
+        let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
+        epochs.insert((number, count, shard), epoch);
+    }
+    let taken = |claim: &Claim<'_>| {
+        let key = (claim.number.as_i64(), i32::from(claim.count.get()), i32::from(claim.shard.get()));
+        epochs.get(&key).map(|epoch| claim.granted(*epoch))
+    };
+    Ok(claims.iter().map(taken).collect())
+}
+
+fn take_all<'a>(claims: &[Claim<'a>]) -> Step<'a> {
+    fn column<T>(claims: &[Claim<'_>], of: impl Fn(&Claim<'_>) -> T) -> Vec<T> {
+        claims.iter().map(of).collect()
+    }
+    let sql = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $1 FOR SHARE), taken AS (
+          UPDATE shard_owner o SET epoch = o.epoch + 1, owner_id = w.owner, owner_boot = w.boot, state = 'claimed',
+            master_term = $1, updated_at = $2
+          FROM unnest($3::int8[], $4::int4[], $5::int4[], $6::text[], $7::bytea[], $8::int8[])
+            AS w (number, shard_count, shard, owner, boot, seen)
+          WHERE o.number = w.number AND o.shard_count = w.shard_count AND o.shard = w.shard AND o.epoch = w.seen
+            AND o.master_term <= $1 AND o.state <> 'retired' AND EXISTS (SELECT 1 FROM term)
+          RETURNING o.number, o.shard_count, o.shard, o.epoch, o.owner_id, o.owner_boot)
+        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
+        SELECT number, shard_count, shard, epoch, owner_id, owner_boot, $2 FROM taken RETURNING number, shard_count, shard, epoch";
+    Step::new(sql)
+        .bind(claims.first().map_or(0, |claim| claim.master_term))
+        .bind(claims.first().map_or(0, |claim| claim.now_ms))
+        .bind(column(claims, |claim| claim.number.as_i64()))
+        .bind(column(claims, |claim| i32::from(claim.count.get())))
+        .bind(column(claims, |claim| i32::from(claim.shard.get())))
+        .bind(column(claims, |claim| storable(claim.owner).into_owned()))
+        .bind(column(claims, |claim| claim.boot.0.to_vec()))
+        .bind(column(claims, |claim| claim.seen.map_or(0, |seen| i64::from(seen.get()))))
+}
+
+/// `ourselves` names the sessions of this process, which are never ended.
+pub(super) async fn claim(
+    writer: &Connections,
+    reader: &Connections,
+    ourselves: &str,
+    claim: &Claim<'_>,
+) -> Result<Option<Fence>> {
+    raise_term(reader, claim.master_term).await?;
+    let mut evictions = 0;
+    loop {
+        // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
+        let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
+        match writer.transaction(&[impatient, take(claim)]).await {
+            Ok(rows) => {
+                let Some(row) = rows[1].first() else { return Ok(None) };
+                let stored: i64 = row.get(0);
+                let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
+                return Ok(Some(claim.granted(epoch)));
+            }
+            Err(Failure::Locked(error)) => {
+                evictions += 1;
+                if evictions > EVICTIONS || evict(reader, ourselves, claim).await? == 0 {
+                    return Err(error);
+                }
+            }
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+}
+
+/// Makes a newer term of a master known to the database, which refuses every older one from then on; the newest
+/// that was known before. By itself a transaction: claims that share the row would wait for one that is blocked by its shard otherwise.
+pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<i64> {
+    // Who is not the one that raises it was preceded by another, whatever it saw at first.
+    let raise = Step::new(
+        "WITH known AS (SELECT master_term FROM cluster WHERE id = 1),
+           raised AS (UPDATE cluster SET master_term = $1 WHERE id = 1 AND master_term < $1 RETURNING 1)
+         SELECT CASE WHEN EXISTS (SELECT 1 FROM raised) THEN master_term ELSE greatest(master_term, $1) END FROM known",
+    );
+    let rows = connections.query(raise.bind(term)).await?;
+    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Failed("the row of the cluster is gone".to_owned()))
+}
+
+/// Ends the sessions of the present owner's process, wherever in a transaction they are; how many.
+async fn evict(reader: &Connections, ourselves: &str, claim: &Claim<'_>) -> Result<i64> {
+    let owner = Step::new("SELECT owner_id, owner_boot FROM shard_owner WHERE number = $1 AND shard_count = $2 AND shard = $3")
+        .bind(claim.number.as_i64())
+        .bind(i32::from(claim.count.get()))
+        .bind(i32::from(claim.shard.get()));
+    let rows = reader.query(owner).await?;
+    let Some(row) = rows.first() else { return Ok(0) };
+    let Some(boot) = BootId::from_slice(row.get(1)) else { return Ok(0) };
+    let name = session_name(row.get(0), boot);
+    if name == ourselves {
+        return Ok(0);
+    }
+    tracing::warn!(owner = name, "the former owner holds the row of its shard, ending its sessions");
+    let end = Step::new(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE application_name = $1 AND datname = current_database() AND usename = current_user",
+    );
+    let rows = reader.query(end.bind(name)).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
+fn take<'a>(claim: &Claim<'a>) -> Step<'a> {
+    // Shards of two counts overlap where their fractions of the slots do.
+    let first = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
+          INSERT INTO shard_owner (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
+          SELECT $1::int8, $2::int4, $3::int4, 1 + coalesce(max(o.epoch), 0), $4::text, $5::bytea, 'claimed', $6::int8, $7::int8
+          FROM shard_owner o
+          WHERE o.number = $1 AND o.shard * $2 < ($3 + 1) * o.shard_count AND $3 * o.shard_count < (o.shard + 1) * $2
+          HAVING count(*) FILTER (WHERE o.state <> 'retired') = 0 AND EXISTS (SELECT 1 FROM term)
+          ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch)
+        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
+        SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
+    let next = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
+          UPDATE shard_owner SET epoch = epoch + 1, owner_id = $4, owner_boot = $5, state = 'claimed', master_term = $6,
+            updated_at = $7
+          WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6
+            AND state <> 'retired' AND EXISTS (SELECT 1 FROM term) RETURNING epoch)
+        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
+        SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
+    let step = Step::new(if claim.seen.is_some() { next } else { first })
+        .bind(claim.number.as_i64())
+        .bind(i32::from(claim.count.get()))
+        .bind(i32::from(claim.shard.get()))
+        .bind(storable(claim.owner))
+        .bind(claim.boot.0.to_vec())
+        .bind(claim.master_term)
+        .bind(claim.now_ms);
+    match claim.seen {
+        Some(seen) => step.bind(i64::from(seen.get())),
+        None => step,
+    }
+}

@@ -33,8 +33,8 @@ pub const EXPECTATION: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after a failed claim or reading.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Takeovers under way at one node.
-const TAKEOVERS: usize = 128;
+/// Takeovers under way at one node. Those that are ordered together cost the database one transaction.
+pub(super) const TAKEOVERS: usize = 128;
 /// Without any event for this long, this process did not run: the driver ticks far more often.
 const STALL: Duration = Duration::from_millis(200);
 

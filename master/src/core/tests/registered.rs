@@ -1,4 +1,4 @@
-//! What a new master makes of the processes that are registered in etcd.
+//! What a new master makes of the processes that are registered in etcd, and of shards that nobody has.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,7 +6,7 @@ use super::{
     key,
     world::{Life, World},
 };
-use crate::core::{Core, Event};
+use crate::core::{Core, Event, step::TAKEOVERS};
 
 /// A cluster whose only master starts anew while the owner `a` is silent; `b` reports.
 fn masters_restart(is_registered: bool) -> World {
@@ -56,4 +56,17 @@ fn a_leader_says_who_owns_what_and_a_follower_says_nothing() {
     assert_eq!(said, [key(0, 4), key(1, 4), key(2, 4), key(3, 4)], "retired shards are no assignments");
     world.feed(Event::Deposed);
     assert!(world.core.assignments().is_none());
+}
+
+#[test]
+fn a_node_is_given_many_shards_at_once_and_the_rest_as_it_starts_them() {
+    let mut world = World::new(256);
+    world.start("a");
+    world.feed(Event::Elected { term: 1, renewed: world.now });
+    world.wait(Duration::from_millis(1500));
+    let is_claim = |line: &&String| line.contains(" claim ");
+    let before = world.log.iter().position(|line| is_claim(&line)).unwrap();
+    let at_once = world.log[before..].iter().take_while(is_claim).count();
+    assert_eq!(at_once, TAKEOVERS);
+    assert_eq!(world.loads()["a"], 256);
 }

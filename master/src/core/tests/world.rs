@@ -15,6 +15,7 @@ use super::super::{
     membership::Health,
     placement::{NodeName, ShardKey},
     resharding::Shape,
+    step::TAKEOVERS,
 };
 
 const TICK: Duration = Duration::from_millis(50);
@@ -382,7 +383,7 @@ impl World {
         assert!(term.moves.len() <= 8, "at most eight moves at once");
         let mut claims: BTreeMap<&NodeName, usize> = BTreeMap::new();
         term.claims.values().for_each(|node| *claims.entry(node).or_default() += 1);
-        assert!(claims.values().all(|count| *count <= 8), "at most eight takeovers at a node");
+        assert!(claims.values().all(|count| *count <= TAKEOVERS), "too many takeovers at a node");
     }
 
     /// Shards held under the newest epoch, by node.

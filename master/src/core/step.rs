@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Takeovers under way at one node. Those that are ordered together cost the database one transaction.
 pub(super) const TAKEOVERS: usize = 128;
+/// As long as so many are under way at a node, no shard begins there that nobody ever had: the nodes of a new cluster come
+/// one after the other, and each is to get its part.
+pub(super) const BEGINNINGS: usize = 8;
 /// Without any event for this long, this process did not run: the driver ticks far more often.
 const STALL: Duration = Duration::from_millis(200);
 
@@ -409,12 +412,12 @@ impl Term {
             let fit = view.membership.get(node).filter(|member| member.health == Health::Alive);
             let Some(member) = fit else { continue };
             let room = under_way.entry(node.clone()).or_default();
-            if *room >= TAKEOVERS {
+            let seen = self.tenure(key).map(|tenure| tenure.epoch);
+            if *room >= if seen.is_some() { TAKEOVERS } else { BEGINNINGS } {
                 continue;
             }
             *room += 1;
             self.retry_after.remove(key);
-            let seen = self.tenure(key).map(|tenure| tenure.epoch);
             self.claims.insert(*key, node.clone());
             effects.push(Effect::Claim { term: self.number, key: *key, node: node.clone(), boot: member.boot, seen });
         }

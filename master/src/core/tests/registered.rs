@@ -6,7 +6,10 @@ use super::{
     key,
     world::{Life, World},
 };
-use crate::core::{Core, Event, step::TAKEOVERS};
+use crate::core::{
+    Core, Event,
+    step::{BEGINNINGS, TAKEOVERS},
+};
 
 /// A cluster whose only master starts anew while the owner `a` is silent; `b` reports.
 fn masters_restart(is_registered: bool) -> World {
@@ -59,14 +62,20 @@ fn a_leader_says_who_owns_what_and_a_follower_says_nothing() {
 }
 
 #[test]
-fn a_node_is_given_many_shards_at_once_and_the_rest_as_it_starts_them() {
+fn a_new_cluster_is_spread_slowly_and_the_shards_of_a_dead_node_are_taken_many_at_once() {
     let mut world = World::new(256);
     world.start("a");
     world.feed(Event::Elected { term: 1, renewed: world.now });
     world.wait(Duration::from_millis(1500));
-    let is_claim = |line: &&String| line.contains(" claim ");
-    let before = world.log.iter().position(|line| is_claim(&line)).unwrap();
-    let at_once = world.log[before..].iter().take_while(is_claim).count();
-    assert_eq!(at_once, TAKEOVERS);
-    assert_eq!(world.loads()["a"], 256);
+    let claimed_at_once = |log: &[String]| {
+        let is_claim = |line: &&String| line.contains(" claim ");
+        log.iter().skip_while(|line| !is_claim(line)).take_while(is_claim).count()
+    };
+    assert_eq!((claimed_at_once(&world.log), world.loads()["a"]), (BEGINNINGS, 256));
+    world.start("b");
+    world.wait(Duration::from_millis(500));
+    let before = world.log.len();
+    world.set("a", Life::Gone);
+    world.wait(Duration::from_millis(1500));
+    assert_eq!((claimed_at_once(&world.log[before..]), world.loads()["b"]), (TAKEOVERS, 256));
 }

@@ -8,6 +8,7 @@
 //! * [`options`]: the command line. [`rig`]: database, sandbox, account. [`load`]: the generator.
 //! * [`receiver`]: callbacks. [`cost`]: CPU, commits, log bytes. [`measure`]: one run. [`search`]: the highest rate.
 //! * [`report`]: table, JSON, Markdown. [`backlog`]: callbacks that waited. [`media`]: files side by side.
+//! * [`overload`]: many times what can be carried.
 
 mod backlog;
 mod cost;
@@ -15,6 +16,7 @@ mod load;
 mod measure;
 mod media;
 mod options;
+mod overload;
 mod receiver;
 mod report;
 mod rig;
@@ -33,6 +35,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.task {
         Task::Load(command) => load(binary, command).await,
         Task::Backlog(options) => backlog::run(&binary, &options).await,
+        Task::Overload(options) => overload::run(&binary, &options).await,
         Task::Media(options) => media::run(&binary, &options).await,
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct Outcome {
     pub(crate) accepted: Vec<Accepted>,
     /// From due to answered, microseconds.
     pub(crate) latency: Histogram<u64>,
+    /// The same of answers other than 201.
+    pub(crate) refusals: Histogram<u64>,
     /// Answers other than 201, by status; 0 is a broken connection.
     pub(crate) refused: BTreeMap<u16, u64>,
     /// Tickets that were never sent.
@@ -101,6 +103,7 @@ impl Generator {
             ended: start,
             accepted: Vec::with_capacity(capacity),
             latency: histogram(),
+            refusals: histogram(),
             refused: BTreeMap::new(),
             missed: 0,
         };
@@ -178,16 +181,17 @@ impl Generator {
 
     fn record(&self, answer: Option<(StatusCode, Bytes)>, due: Instant) {
         let outcome = &mut self.state.borrow_mut().outcome;
+        let waited = u64::try_from(due.elapsed().as_micros()).unwrap_or(LONGEST_US).max(1);
         let (status, body) = answer.unwrap_or((StatusCode::SWITCHING_PROTOCOLS, Bytes::new()));
         let accepted = (status == StatusCode::CREATED).then(|| message_id(&body)).flatten();
         let Some(id) = accepted else {
             let status = if body.is_empty() && status == StatusCode::SWITCHING_PROTOCOLS { 0 } else { status.as_u16() };
             *outcome.refused.entry(status).or_default() += 1;
+            outcome.refusals.saturating_record(waited);
             return;
         };
         outcome.accepted.push(Accepted { id: id.into(), due });
-        let waited = u64::try_from(due.elapsed().as_micros()).unwrap_or(LONGEST_US);
-        outcome.latency.saturating_record(waited.max(1));
+        outcome.latency.saturating_record(waited);
     }
 }
 

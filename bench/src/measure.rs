@@ -64,7 +64,7 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let ms = |us: u64| us as f64 / 1000.0;
         let at = |quantile| ms(histogram.value_at_quantile(quantile));
         Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: ms(histogram.max()) }
@@ -312,7 +312,15 @@ mod tests {
         let accepted = ids.iter().map(|id| Accepted { id: (*id).into(), due: now }).collect();
         let mut latency = load::histogram();
         ids.iter().for_each(|_| latency.saturating_record(2000));
-        Outcome { started: now, ended: now + Duration::from_secs(1), accepted, latency, refused: BTreeMap::new(), missed: 0 }
+        Outcome {
+            started: now,
+            ended: now + Duration::from_secs(1),
+            accepted,
+            latency,
+            refusals: load::histogram(),
+            refused: BTreeMap::new(),
+            missed: 0,
+        }
     }
 
     fn received(ids: &[&str]) -> Received {

@@ -25,6 +25,8 @@ pub enum Task {
     Backlog(crate::backlog::Options),
     /// Files uploaded and downloaded side by side: rate, and memory of a transfer.
     Media(crate::media::Options),
+    /// Many times what can be carried: how much is still accepted, how late, and how soon the rest is told.
+    Overload(crate::overload::Options),
 }
 
 /// What a load is of.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Number of the first phone of a sandbox.
-const FIRST_PHONE: u64 = 15_550_001_001;
+pub(crate) const FIRST_PHONE: u64 = 15_550_001_001;
 
 /// The database server, kept for all runs.
 #[derive(Debug)]

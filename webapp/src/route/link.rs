@@ -3,14 +3,16 @@
 //! The task writes whatever waits into one frame (no linger), as far as credits go, and gives
 //! answers to their waiters. When the stream breaks, or a slot moves to another node, it drops the
 //! waiters; their requests try again with the same id. It ends when the last handle is gone.
+//!
+//! How many messages may wait for answers follows how long those take ([`super::pressure`]).
 
 use std::{
     collections::VecDeque,
     future::Future,
     pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +32,7 @@ use super::{
     Connect,
     flight::{FRAME_BYTES, FRAME_REQUESTS, Flight, weight},
     plan::Missed,
+    pressure::Pressure,
     states::States,
 };
 
@@ -47,6 +50,9 @@ pub(crate) struct Link {
     up: Arc<AtomicBool>,
     channel: Channel,
     made_at: Instant,
+    /// Messages that wait for an answer, and how many may.
+    waiting: AtomicUsize,
+    pressure: Mutex<Pressure>,
     /// Ends the task with the last handle; whoever waits for an answer holds one.
     _in_use: DropGuard,
 }
@@ -91,7 +97,17 @@ impl Link {
             backlog: VecDeque::new(),
         };
         around.tasks.spawn("webapp-link", task.run());
-        Self { address: address.to_owned(), queue, up, channel, made_at: Instant::now(), _in_use: unused.drop_guard() }
+        let pressure = Mutex::new(Pressure::new(around.queued_requests.saturating_mul(2)));
+        Self {
+            address: address.to_owned(),
+            queue,
+            up,
+            channel,
+            made_at: Instant::now(),
+            waiting: AtomicUsize::new(0),
+            pressure,
+            _in_use: unused.drop_guard(),
+        }
     }
 
     /// Where the coreapp is.
@@ -114,8 +130,28 @@ impl Link {
         self.made_at
     }
 
-    /// Sends a request over the stream and waits for its outcome.
+    /// Sends a request over the stream and waits for its outcome. A message is let in only if it can be answered in time.
     pub(crate) async fn exchange(&self, request: v1::Request, time: Duration) -> Result<outcome::Result, Missed> {
+        if !matches!(request.action, Some(v1::request::Action::Submit(_))) {
+            return self.send(request, time).await;
+        }
+        if !self.pressure().admits(self.waiting.load(Ordering::Relaxed)) {
+            return Err(Missed::QueueFull);
+        }
+        let (_waits, began) = (Waits::count(&self.waiting), Instant::now());
+        let outcome = self.send(request, time).await;
+        if outcome.is_ok() {
+            let now = Instant::now();
+            self.pressure().answered(now - began, self.waiting.load(Ordering::Relaxed), now);
+        }
+        outcome
+    }
+
+    fn pressure(&self) -> MutexGuard<'_, Pressure> {
+        self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, request: v1::Request, time: Duration) -> Result<outcome::Result, Missed> {
         if !self.is_up() {
             return Err(Missed::NoStream);
         }
@@ -131,6 +167,22 @@ impl Link {
             Ok(Err(_)) => Err(Missed::Broken { sent: sent.load(Ordering::Acquire) }),
             Err(_) => Err(Missed::TimedOut { sent: sent.load(Ordering::Acquire) }),
         }
+    }
+}
+
+/// One that waits, while it does.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn count(in_all: &'a AtomicUsize) -> Self {
+        in_all.fetch_add(1, Ordering::Relaxed);
+        Self(in_all)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod flight;
 mod link;
 pub mod plan;
+mod pressure;
 pub(crate) mod roster;
 pub(crate) mod states;
 

@@ -135,14 +135,15 @@ impl Link {
         if !matches!(request.action, Some(v1::request::Action::Submit(_))) {
             return self.send(request, time).await;
         }
-        if !self.pressure().admits(self.waiting.load(Ordering::Relaxed)) {
+        let found = self.waiting.load(Ordering::Relaxed);
+        if !self.pressure().admits(found) {
             return Err(Missed::QueueFull);
         }
         let (_waits, began) = (Waits::count(&self.waiting), Instant::now());
         let outcome = self.send(request, time).await;
         if outcome.is_ok() {
             let now = Instant::now();
-            self.pressure().answered(now - began, self.waiting.load(Ordering::Relaxed), now);
+            self.pressure().answered(now - began, found, self.waiting.load(Ordering::Relaxed), now);
         }
         outcome
     }

@@ -15,6 +15,7 @@ use super::{
     membership::Membership,
     placement::{NodeName, ShardKey},
     resharding::Shape,
+    step::Beginnings,
 };
 
 /// The state machine of a master.
@@ -71,6 +72,8 @@ pub(super) struct Term {
     pub(super) avoided: BTreeMap<(ShardKey, NodeName), Moment>,
     /// Moves for balance within the last window.
     pub(super) balanced: VecDeque<Moment>,
+    /// Shards that began lately and that nobody ever had.
+    pub(super) beginnings: Beginnings,
     /// Groups whose slots are being given to shards of another count, by number.
     pub(super) switches: BTreeMap<WaId, Switching>,
     /// Numbers whose layout is being written.
@@ -162,6 +165,7 @@ impl Term {
             moves: BTreeMap::new(),
             avoided: BTreeMap::new(),
             balanced: VecDeque::new(),
+            beginnings: Beginnings::default(),
             switches: BTreeMap::new(),
             stepping: BTreeSet::new(),
             reshard_after: BTreeMap::new(),

@@ -8,7 +8,7 @@
 //! An epoch is given out once. A node that did not start it in time gets, or loses the shard to, a new one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -35,9 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Takeovers under way at one node. Those that are ordered together cost the database one transaction.
 pub(super) const TAKEOVERS: usize = 128;
-/// As long as so many are under way at a node, no shard begins there that nobody ever had: the nodes of a new cluster come
-/// one after the other, and each is to get its part.
+/// Shards that nobody ever had which begin at one node within [`PACE`]: the nodes of a new cluster come one after the
+/// other, and each is to get its part.
 pub(super) const BEGINNINGS: usize = 8;
+const PACE: Duration = Duration::from_millis(250);
 /// Without any event for this long, this process did not run: the driver ticks far more often.
 const STALL: Duration = Duration::from_millis(200);
 
@@ -243,6 +244,24 @@ fn overlap(one: &ShardKey, other: &ShardKey) -> bool {
     one.0 == other.0 && one.1.overlap(one.2, (other.1, other.2))
 }
 
+/// When shards began lately that nobody ever had, and at which node.
+#[derive(Debug, Default)]
+pub(super) struct Beginnings(VecDeque<(Moment, NodeName)>);
+
+impl Beginnings {
+    /// Whether one more may begin there; it counts as begun then.
+    fn admits(&mut self, node: &NodeName, now: Moment) -> bool {
+        while self.0.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= PACE) {
+            self.0.pop_front();
+        }
+        let has_room = self.0.iter().filter(|(_, begun)| begun == node).count() < BEGINNINGS;
+        if has_room {
+            self.0.push_back((now, node.clone()));
+        }
+        has_room
+    }
+}
+
 impl Term {
     /// What a node says of what it was given; whether it is to be blamed for a shard that it could not start.
     fn heard(&mut self, now: Moment, report: &Report) -> bool {
@@ -413,7 +432,7 @@ impl Term {
             let Some(member) = fit else { continue };
             let room = under_way.entry(node.clone()).or_default();
             let seen = self.tenure(key).map(|tenure| tenure.epoch);
-            if *room >= if seen.is_some() { TAKEOVERS } else { BEGINNINGS } {
+            if *room >= TAKEOVERS || (seen.is_none() && !self.beginnings.admits(node, view.now)) {
                 continue;
             }
             *room += 1;

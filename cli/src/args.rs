@@ -301,9 +301,10 @@ pub(crate) enum PhoneCommand {
         /// The phone.
         number: WaId,
         /// deliver: delivered only; read: delivered and read; ignore: takes them without a word;
-        /// offline: the network keeps them; block: never gets them; outdated: cannot show templates, and fails them; limit,
+        /// offline: the network keeps them; block: never gets them; outdated: cannot show templates, and fails them;
+        /// soldout: warns of messages that show products; limit,
         /// spam, experiment: the network refuses them with 429, 471, 472.
-        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block", "outdated", "limit", "spam", "experiment"])]
+        #[arg(value_parser = ["deliver", "read", "ignore", "offline", "block", "outdated", "soldout", "limit", "spam", "experiment"])]
         mode: String,
     },
     /// Show what the network asks of businesses, or change it.
@@ -324,6 +325,13 @@ pub(crate) enum PhoneCommand {
         number: WaId,
         /// The number that is taken.
         new_number: WaId,
+    },
+    /// Delete a message that a phone has sent, for everybody: the business is told with the status `deleted`.
+    Delete {
+        /// The phone.
+        number: WaId,
+        /// The message, as `sent` and callbacks have it.
+        message_id: String,
     },
     /// Make a phone write to the business.
     Send(Box<PhoneSendArgs>),

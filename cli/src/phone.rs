@@ -46,6 +46,10 @@ pub(crate) async fn run(args: PhoneArgs) -> anyhow::Result<()> {
             api.call(Method::PUT, &format!("/sandbox/phones/{number}/number"), Some(&body)).await?;
             line(&format!("{number} is {new_number} now"))
         }
+        PhoneCommand::Delete { number, message_id } => {
+            api.call(Method::DELETE, &format!("/sandbox/phones/{number}/messages/{message_id}"), None).await?;
+            line(&format!("{message_id} is deleted"))
+        }
         PhoneCommand::Send(args) => send(&api, *args).await,
         PhoneCommand::Inbox { number, cautious, json } => inbox(&api, number, cautious, json).await,
         PhoneCommand::Sent { number } => {

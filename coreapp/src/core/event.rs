@@ -1,9 +1,11 @@
 //! Callback bodies (spec/webhooks.md §3, §6, §7), rendered once and posted byte-identical at every try.
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use estafet_model::{Code, MessageId, Status, WaId, message_id::Direction};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::peer::Identity;
@@ -121,6 +123,40 @@ pub fn status(event: &StatusEvent<'_>) -> Bytes {
             conversation,
             pricing,
             errors,
+        }],
+    })
+}
+
+/// The message that a user takes back with this one, if it is one of theirs.
+pub fn revoked(user: WaId, content: &[u8]) -> Option<MessageId> {
+    #[derive(Deserialize)]
+    struct Content<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Cow<'a, str>,
+        revoke: Revoked<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Revoked<'a> {
+        #[serde(borrow)]
+        message_id: Cow<'a, str>,
+    }
+    let content: Content<'_> = serde_json::from_slice(content).ok()?;
+    let id: MessageId = content.revoke.message_id.parse().ok()?;
+    (content.kind == "revoke" && id.direction() == Direction::Incoming && id.phone() == user).then_some(id)
+}
+
+/// The body that tells that a user deleted a message they had sent.
+pub fn deleted(message_id: &MessageId, user: WaId, at_ms: i64) -> Bytes {
+    to_bytes(&StatusBody {
+        statuses: [StatusEntry {
+            id: &message_id.to_string(),
+            recipient_id: user,
+            status: "deleted",
+            timestamp: seconds(at_ms),
+            r#type: "message",
+            conversation: None,
+            pricing: None,
+            errors: None,
         }],
     })
 }
@@ -321,6 +357,22 @@ mod tests {
             json!({"statuses": [{"id": "gBGG", "recipient_id": "16315551234", "status": "failed", "timestamp": "1518694700",
                 "type": "message", "errors": [{"code": 1013, "title": "User is not valid", "details": "not on the network"}]}]})
         );
+    }
+
+    #[test]
+    fn r88_only_a_message_of_one_s_own_can_be_taken_back() {
+        let own = MessageId::incoming(sender(), [3; 10]);
+        let revoke = |id: &str| revoked(sender(), json!({"type": "revoke", "revoke": {"message_id": id}}).to_string().as_bytes());
+        assert_eq!(revoke(&own.to_string()), Some(own));
+        assert_eq!(revoke(&MessageId::incoming(business(), [3; 10]).to_string()), None);
+        assert_eq!(revoke("gBGGFlA5FpafAgkOuJbRq54qwbM"), None, "a message of the business");
+        for other in ["", "{}", r#"{"type":"text","text":{"body":"revoke"}}"#, r#"{"type":"revoke","revoke":{}}"#] {
+            assert_eq!(revoked(sender(), other.as_bytes()), None, "{other}");
+        }
+        let id = own.to_string();
+        let told = json!({"statuses": [{"id": id, "recipient_id": "16315551234", "status": "deleted",
+            "timestamp": "1518694235", "type": "message"}]});
+        assert_eq!(parse(&deleted(&own, sender(), 1_518_694_235_999)), told);
     }
 
     #[test]

@@ -77,19 +77,19 @@ impl Receipts {
                 accepted_at_ms.map(since).map(Latency::ToNetwork)
             }
             Status::Delivered => known.sent_at_ms.map(since).map(Latency::ToPhone),
-            Status::Read | Status::Failed => None,
+            Status::Read | Status::Failed | Status::Warning => None,
         }
     }
 }
 
-/// Whether a status is reported to the business. `failed` cannot be switched off.
+/// Whether a status is reported to the business. `failed` and `warning` cannot be switched off.
 pub fn is_reported(status: Status, settings: &Settings) -> bool {
     let switches = &settings.webhooks.message;
     match status {
         Status::Sent => switches.sent,
         Status::Delivered => switches.delivered,
         Status::Read => switches.read && !settings.pass_through,
-        Status::Failed => true,
+        Status::Failed | Status::Warning => true,
     }
 }
 

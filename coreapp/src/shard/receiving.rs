@@ -217,10 +217,14 @@ impl Shard {
     fn store_inbound(&mut self, sender: WaId, id: String, at_ms: i64, profile_name: String, content: Bytes) {
         self.metrics.inbound.add(1, &[]);
         let slot = Slot::of(sender);
-        let tells = self.settings.settings.show_security_notifications;
-        let identity = self.peers.peek(&sender).and_then(Peer::identity).filter(|_| tells);
-        let body = event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, identity, &content);
-        let kind = if media::waits(&content) { media::KIND } else { "inbound_message" };
+        let (kind, body) = if let Some(deleted) = event::revoked(sender, &content) {
+            ("status_change", event::deleted(&deleted, sender, at_ms))
+        } else {
+            let tells = self.settings.settings.show_security_notifications;
+            let identity = self.peers.peek(&sender).and_then(Peer::identity).filter(|_| tells);
+            let kind = if media::waits(&content) { media::KIND } else { "inbound_message" };
+            (kind, event::inbound(self.fence.number, sender, &profile_name, &id, at_ms, identity, &content))
+        };
         self.event(slot, Some(sender), kind, at_ms, body);
         self.pending.inbound(NewInbound {
             slot,

@@ -50,7 +50,8 @@ impl Shard {
         let made_at_ms = id.key().map_or(at_ms, |key| key.made_at_ms());
         let window = made_at_ms.div_euclid(CONVERSATION_MS);
         let conversation_id = conversation_id(self.fence.number, recipient, window);
-        let told = status != Status::Failed && !self.settings.settings.webhook_payload_conversation_pricingmodel_disabled;
+        let told = !matches!(status, Status::Failed | Status::Warning)
+            && !self.settings.settings.webhook_payload_conversation_pricingmodel_disabled;
         let failure = error_code.map(failure);
         let title = (error_code == Some(STRUCTURE_UNAVAILABLE)).then_some(STRUCTURE_UNAVAILABLE_TITLE);
         let body = event::status(&StatusEvent {

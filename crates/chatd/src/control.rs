@@ -6,7 +6,7 @@ use axum::{
     extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use estafet_model::WaId;
 use serde::Deserialize;
@@ -26,6 +26,7 @@ pub fn router(phones: Phones) -> Router {
         .route("/sandbox/phones/{number}/identity", post(new_identity))
         .route("/sandbox/phones/{number}/number", put(change_number))
         .route("/sandbox/phones/{number}/messages", post(send))
+        .route("/sandbox/phones/{number}/messages/{id}", delete(revoke))
         .route("/sandbox/phones/{number}/messages/{id}/file", get(file))
         .route("/sandbox/network", get(rules).put(set_rules))
         .route("/sandbox/files", post(leave_file).layer(DefaultBodyLimit::disable()))
@@ -44,7 +45,7 @@ impl IntoResponse for Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = match error {
-            Error::Unknown(_) | Error::UnknownBusiness(_) => StatusCode::NOT_FOUND,
+            Error::Unknown(_) | Error::UnknownBusiness(_) | Error::NoMessage(_) => StatusCode::NOT_FOUND,
             Error::Exists(_) | Error::IsBusiness(_) | Error::NoBusiness | Error::OutOfReach(_) => StatusCode::CONFLICT,
             Error::Ambiguous | Error::Content(_) => StatusCode::BAD_REQUEST,
             Error::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -143,6 +144,11 @@ async fn new_identity(State(phones): State<Phones>, Path(phone): Path<String>) -
     let phone = number(&phone)?;
     phones.new_identity(phone).await?;
     Ok(Json(json!({ "number": phone })))
+}
+
+async fn revoke(State(phones): State<Phones>, Path((phone, id)): Path<(String, String)>) -> Result<Json<Value>, Problem> {
+    phones.delete(number(&phone)?, &id).await?;
+    Ok(Json(json!({ "deleted": id })))
 }
 
 #[derive(Deserialize)]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use estafet_model::{Code, WaId};
 use futures::{Stream, stream::BoxStream};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
 
 /// The bytes of a file, in order.
 pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// Type of the message with which a phone takes another one back; it travels encrypted like all.
+const REVOKE: &str = "revoke";
 
 /// What a phone does with messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,17 +49,20 @@ pub enum Mode {
     Left,
     /// Its app cannot show templates: it fails them, and takes everything else like `Read`.
     Outdated,
+    /// The products of the catalogue are sold out: it warns of messages that show some, and takes all like `Read`.
+    SoldOut,
 }
 
 impl Mode {
     /// Every mode that can be set.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Read,
         Self::Deliver,
         Self::Ignore,
         Self::Offline,
         Self::Block,
         Self::Outdated,
+        Self::SoldOut,
         Self::Limit,
         Self::Spam,
         Self::Experiment,
@@ -74,6 +81,7 @@ impl Mode {
             Self::Experiment => "experiment",
             Self::Left => "left",
             Self::Outdated => "outdated",
+            Self::SoldOut => "soldout",
         }
     }
 
@@ -84,7 +92,7 @@ impl Mode {
             Self::Spam => Some(Code::SpamRateLimitHit),
             Self::Experiment => Some(Code::Experiment),
             Self::Left => Some(Code::UserNotValid),
-            Self::Read | Self::Deliver | Self::Ignore | Self::Offline | Self::Block | Self::Outdated => None,
+            Self::Read | Self::Deliver | Self::Ignore | Self::Offline | Self::Block | Self::Outdated | Self::SoldOut => None,
         }
     }
 
@@ -104,7 +112,7 @@ impl std::str::FromStr for Mode {
 
 /// The word names no mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not one of read, deliver, ignore, offline, block, outdated, limit, spam, experiment")]
+#[error("not one of read, deliver, ignore, offline, block, outdated, soldout, limit, spam, experiment")]
 pub struct UnknownMode;
 
 /// What the network asks of businesses.
@@ -200,6 +208,9 @@ pub enum Error {
     /// The content is not a message: a JSON object with a `type`.
     #[error("{0}")]
     Content(&'static str),
+    /// The phone has not sent this message, or deleted it before.
+    #[error("{0} is no message of the phone's, or was deleted before")]
+    NoMessage(String),
     /// A number is changed online, and not before what waits has arrived.
     #[error("{0} is out of reach, or messages wait for it; its number can be changed when it has them")]
     OutOfReach(WaId),
@@ -278,6 +289,17 @@ impl Phones {
     /// Makes a phone write to a business, by default the only one; returns the message's id.
     pub async fn send(&self, from: WaId, to: Option<WaId>, content: serde_json::Value) -> Result<String, Error> {
         self.ask(|reply| Request::Send { from, to, content, reply }).await
+    }
+
+    /// Makes a phone delete a message it has sent, for everybody; the business is told, once.
+    pub async fn delete(&self, from: WaId, id: &str) -> Result<(), Error> {
+        let sent = self.ask(|reply| Request::Sent(from, reply)).await?;
+        let revokes = |message: &Sent| message.content["type"] == REVOKE && message.content[REVOKE]["message_id"] == id;
+        let message = sent.iter().find(|message| message.id == id && message.content["type"] != REVOKE);
+        let Some(message) = message.filter(|_| !sent.iter().any(revokes)) else {
+            return Err(Error::NoMessage(id.to_owned()));
+        };
+        self.send(from, Some(message.to), json!({ "type": REVOKE, REVOKE: { "message_id": id } })).await.map(drop)
     }
 
     /// What a phone has received.

@@ -14,11 +14,13 @@ pub enum Status {
     Read,
     /// It will never arrive; final.
     Failed,
+    /// It arrived, but shows something that is not to be had: a product of the catalogue.
+    Warning,
 }
 
 impl Status {
     /// Every status, in order.
-    pub const ALL: [Self; 4] = [Self::Sent, Self::Delivered, Self::Read, Self::Failed];
+    pub const ALL: [Self; 5] = [Self::Sent, Self::Delivered, Self::Read, Self::Failed, Self::Warning];
 
     /// The word of the On-Premises API.
     pub const fn as_str(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Status {
             Self::Delivered => "delivered",
             Self::Read => "read",
             Self::Failed => "failed",
+            Self::Warning => "warning",
         }
     }
 
@@ -45,7 +48,7 @@ impl StatusSet {
 
     /// A set as stored.
     pub const fn from_bits(bits: u8) -> Self {
-        Self(bits & 0b1111)
+        Self(bits & 0b1_1111)
     }
 
     /// The bits to store.
@@ -75,9 +78,9 @@ impl StatusSet {
         true
     }
 
-    /// The furthest status reached.
+    /// The furthest status reached; a warning is none on the way.
     pub fn furthest(self) -> Option<Status> {
-        Status::ALL.into_iter().rev().find(|s| self.contains(*s))
+        Status::ALL.into_iter().rev().find(|s| *s != Status::Warning && self.contains(*s))
     }
 }
 
@@ -109,5 +112,14 @@ mod tests {
         assert!(set.advance(Status::Sent) && set.advance(Status::Failed));
         assert!(Status::ALL.into_iter().all(|s| !set.advance(s)));
         assert_eq!(StatusSet::from_bits(set.bits()), set);
+    }
+
+    #[test]
+    fn r88_a_warning_is_news_once_and_says_nothing_of_how_far_a_message_came() {
+        let mut set = StatusSet::EMPTY;
+        assert!(set.advance(Status::Sent) && set.advance(Status::Warning) && !set.advance(Status::Warning));
+        assert_eq!(set.furthest(), Some(Status::Sent));
+        assert!(set.advance(Status::Delivered) && set.advance(Status::Read));
+        assert_eq!((set.furthest(), StatusSet::from_bits(set.bits())), (Some(Status::Read), set));
     }
 }

@@ -127,6 +127,7 @@ impl Times {
             Status::Delivered => Self { delivered: at, ..Self::default() },
             Status::Read => Self { seen: at, ..Self::default() },
             Status::Failed => Self { failed: at, ..Self::default() },
+            Status::Warning => Self::default(),
         }
     }
 

@@ -167,3 +167,40 @@ async fn r85_the_same_to_one_recipient_again_is_counted_and_refused_where_the_se
     set(json!({ "window": null })).await?;
     admin.send_text(KERRY, "once").await.map(drop)
 }
+
+#[tokio::test]
+async fn r88_every_status_is_told_of_what_a_phone_does() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    world.report_sent().await?;
+    let (admin, sink) = (&world.admin, &world.sink);
+    let read = admin.send_text(KERRY, "hello").await?;
+    for status in ["sent", "delivered", "read"] {
+        sink.wait_for_status(&read, status).await?;
+    }
+    admin.set_phone(ANA, "spam").await?;
+    let failed = admin.send_text(ANA, "hello").await?;
+    sink.wait_for_status(&failed, "failed").await?;
+
+    admin.set_phone(KERRY, "soldout").await?;
+    let action = json!({ "catalog_id": "1", "product_retailer_id": "2" });
+    let product = json!({ "type": "product", "body": { "text": "Flowers" }, "action": action });
+    let shown = admin.send(&json!({ "to": KERRY, "type": "interactive", "interactive": product })).await?;
+    let warning = sink.wait_for_one(|arrival| arrival.reports(&shown, "warning")).await?.event;
+    let error = json!([{ "code": 2029, "title": "List some products failed compliance" }]);
+    assert_eq!((&warning["statuses"][0]["errors"], &warning["statuses"][0]["conversation"]), (&error, &Value::Null));
+    sink.wait_for_status(&shown, "read").await?;
+    let plain = admin.send_text(KERRY, "no product in it").await?;
+    sink.wait_for_status(&plain, "read").await?;
+    assert!(!sink.arrivals().iter().any(|arrival| arrival.reports(&plain, "warning")));
+
+    let written = admin.phone_sends_text(KERRY, "not meant for you").await?;
+    sink.wait_for_message(&written).await?;
+    let delete = format!("/sandbox/phones/{KERRY}/messages/{written}");
+    assert_eq!(admin.call(Method::DELETE, &delete, None).await?.status, 200);
+    let deleted = sink.wait_for_one(|arrival| arrival.reports(&written, "deleted")).await?.event;
+    let status = &deleted["statuses"][0];
+    assert_eq!((&status["recipient_id"], &status["type"]), (&json!(KERRY), &json!("message")));
+    assert!(status["timestamp"].is_string() && status.get("errors").is_none() && deleted.get("messages").is_none());
+    assert_eq!(admin.call(Method::DELETE, &delete, None).await?.status, 404, "nothing is deleted twice");
+    Ok(())
+}

@@ -241,11 +241,16 @@ impl PhoneBook {
         phone.received += 1;
         let position = phone.received;
         self.changed_phones.insert(parcel.phone);
+        let kind = content["interactive"]["type"].as_str();
+        let shows_products = content["type"] == "interactive" && kind.is_some_and(|kind| kind.starts_with("product"));
         let content = content.to_string();
         let Parcel { phone: number_of_phone, number, id_key, .. } = parcel;
         batch.changes.inbox.push(InboxRow { phone: number_of_phone, number, id_key, position, at_ms: batch.now_ms, content });
         match phone.mode {
-            Mode::Read | Mode::Outdated => Reception::Receipts(&[ReceiptStatus::Delivered, ReceiptStatus::Read]),
+            Mode::SoldOut if shows_products => {
+                Reception::Receipts(&[ReceiptStatus::Delivered, ReceiptStatus::Warning, ReceiptStatus::Read])
+            }
+            Mode::Read | Mode::Outdated | Mode::SoldOut => Reception::Receipts(&[ReceiptStatus::Delivered, ReceiptStatus::Read]),
             // What was accepted before the network began to refuse arrives.
             Mode::Deliver | Mode::Limit | Mode::Spam | Mode::Experiment => Reception::Receipts(&[ReceiptStatus::Delivered]),
             Mode::Ignore | Mode::Offline | Mode::Block | Mode::Left => Reception::Nothing,

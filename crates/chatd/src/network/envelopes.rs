@@ -109,7 +109,9 @@ impl Network {
             Reception::Nothing => {}
             Reception::Receipts(statuses) => {
                 for status in statuses {
-                    let item = receipt(*status, 0, batch.now_ms);
+                    let is_warning = *status == ReceiptStatus::Warning;
+                    let code = if is_warning { Code::SomeProductsNonCompliant.number() } else { 0 };
+                    let item = receipt(*status, code.into(), batch.now_ms);
                     self.deliver(batch, number, slot, item);
                 }
             }

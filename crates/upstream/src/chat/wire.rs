@@ -229,6 +229,7 @@ fn read_delivery(delivery: chat::Delivery) -> Result<Delivery, Malformed> {
                 chat::ReceiptStatus::Delivered => Status::Delivered,
                 chat::ReceiptStatus::Read => Status::Read,
                 chat::ReceiptStatus::Failed => Status::Failed,
+                chat::ReceiptStatus::Warning => Status::Warning,
                 chat::ReceiptStatus::Unspecified => return Err(Malformed("status")),
             },
             recipient: user(receipt.recipient)?,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use estafet_etcd::{Node, follow::Copied};
-use estafet_model::{BootId, Epoch, Layout, Shard, ShardCount, WaId, protocol::PROTOCOL};
+use estafet_model::{BootId, ShardCount, WaId, protocol::PROTOCOL};
 use estafet_proto::v1::{self, master_order::Order};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{NumberRow, OwnerRow, SharedStore, Switch};
@@ -35,6 +35,7 @@ use crate::{
         resharding::Shape,
     },
     grpc::wire_reach,
+    layouts,
     standing::{Behind, Office},
 };
 
@@ -45,8 +46,6 @@ pub(crate) const ORDERS: usize = 1024;
 const TICK: Duration = Duration::from_millis(50);
 /// How often a leader looks which numbers there are, and how many shards somebody wants.
 const NUMBERS: Duration = Duration::from_millis(300);
-/// How long owner rows are kept that retired.
-const RETIRED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How long the database may take.
 pub(crate) const DATABASE: Duration = Duration::from_secs(2);
 
@@ -305,10 +304,14 @@ impl Driver {
         match effect {
             Effect::ReadOwners { term } => self.read_owners(term),
             Effect::Claim { term, key, node, boot, seen } => claims.push(Wish { term, key, node, boot, seen }),
-            Effect::SetLayout { term, number, from, to } => self.set_layout(term, number, from, to),
+            Effect::SetLayout { term, number, from, to } => {
+                let change = layouts::Change { term, number, from, to, now_ms: self.clock.now_ms() };
+                self.tasks.spawn("layout", layouts::set(change, self.store.clone(), self.handle.clone()));
+            }
             Effect::Switch { term, number, from, to, retire, claim, above } => {
                 let now_ms = self.clock.now_ms();
-                self.switch(Switch { number, from, to, retire, claim, above, master_term: term, now_ms });
+                let switch = Switch { number, from, to, retire, claim, above, master_term: term, now_ms };
+                self.tasks.spawn("switch", layouts::switch(switch, self.store.clone(), self.handle.clone()));
             }
             Effect::Acquire { term, node, key, epoch } => {
                 let ownership = Some(ownership(&key, epoch.get()));
@@ -370,57 +373,6 @@ impl Driver {
                 Ok(Ok(numbers)) => handle.happened(Event::NumbersRead { term, numbers: shapes(numbers) }).await,
                 failed => tracing::debug!(?failed, "numbers cannot be read"),
             }
-        });
-    }
-
-    fn set_layout(&self, term: i64, number: WaId, from: Layout, to: Layout) {
-        let (store, handle, now_ms) = (self.store.clone(), self.handle.clone(), self.clock.now_ms());
-        self.tasks.spawn("layout", async move {
-            let event = match timeout(DATABASE, store.set_layout(number, from, to, term)).await {
-                Ok(Ok(true)) => {
-                    tracing::info!(%number, ?from, ?to, "layout changed");
-                    Event::LayoutSet { term, number, layout: to }
-                }
-                refused => {
-                    tracing::warn!(%number, ?from, ?to, ?refused, "layout not changed");
-                    Event::NotSwitched { term, number }
-                }
-            };
-            handle.happened(event).await;
-            let before_ms = now_ms.saturating_sub_unsigned(RETIRED_FOR.as_millis() as u64);
-            if let Err(error) = store.forget_retired(before_ms).await {
-                tracing::debug!(%error, "retired owner rows stay");
-            }
-        });
-    }
-
-    fn switch(&self, switch: Switch) {
-        let (store, handle) = (self.store.clone(), self.handle.clone());
-        self.tasks.spawn("switch", async move {
-            let (term, number, from, to) = (switch.master_term, switch.number, switch.from, switch.to);
-            tracing::info!(%number, from = from.get(), to = to.get(), retire = ?switch.retire, "switching");
-            let event = match timeout(DATABASE, store.switch_shards(&switch)).await {
-                Ok(Ok(Some(fences))) => {
-                    let epoch = |shard: Shard| {
-                        fences.iter().find(|fence| fence.shard == shard).map_or(Epoch::default(), |fence| fence.epoch)
-                    };
-                    let record = |(shard, node, boot): &(Shard, NodeName, BootId)| Record {
-                        key: (number, to, *shard),
-                        epoch: epoch(*shard),
-                        node: node.clone(),
-                        boot: *boot,
-                        retired: false,
-                    };
-                    let retired = switch.retire.iter().map(|(shard, _)| (number, from, *shard)).collect();
-                    Event::Switched { term, number, retired, records: switch.claim.iter().map(record).collect() }
-                }
-                // Whether it took place may be unknown: what is stored is read before the next try.
-                refused => {
-                    tracing::warn!(%number, ?refused, "shards not switched");
-                    Event::NotSwitched { term, number }
-                }
-            };
-            handle.happened(event).await;
         });
     }
 

@@ -19,6 +19,7 @@ pub mod core;
 mod driver;
 pub mod election;
 mod grpc;
+mod layouts;
 pub mod local;
 pub mod standing;
 

@@ -129,8 +129,10 @@ pub struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn granted(&self, epoch: Epoch) -> Fence {
-        Fence { number: self.number, shard: self.shard, count: self.count, epoch }
+    /// What was claimed, in the epoch as it is stored.
+    fn granted(&self, stored: i64) -> Result<Fence> {
+        let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
+        Ok(Fence { number: self.number, shard: self.shard, count: self.count, epoch })
     }
 }
 

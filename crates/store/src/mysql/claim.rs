@@ -10,11 +10,7 @@ use super::{
     connections::{Connections, Db, NAMED, answered, error, is_locked, is_taken, session_lock},
     numbers,
 };
-use crate::{
-    Claim, Error, Fence, Result,
-    decode::{self, storable},
-    session_name,
-};
+use crate::{Claim, Error, Fence, Result, decode::storable, session_name};
 
 /// How often a claim ends the former owner's sessions before it is unavailable.
 const EVICTIONS: u32 = 2;
@@ -39,9 +35,7 @@ pub(super) async fn claim(
         match taken.await? {
             Ok(taken) => {
                 session.keep();
-                let Some(stored) = taken else { return Ok(None) };
-                let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
-                return Ok(Some(claim.granted(epoch)));
+                return taken.map(|stored| claim.granted(stored)).transpose();
             }
             Err(locked) => {
                 evictions += 1;

@@ -10,11 +10,7 @@ use estafet_model::BootId;
 use futures::future::join_all;
 
 use super::connections::{Connections, Failure, Step};
-use crate::{
-    Claim, Error, Fence, Result,
-    decode::{self, storable},
-    session_name,
-};
+use crate::{Claim, Error, Fence, Result, decode::storable, session_name};
 
 /// How often a claim ends the former owner's sessions before it is unavailable.
 const EVICTIONS: u32 = 2;
@@ -42,18 +38,13 @@ async fn together(writer: &Connections, reader: &Connections, claims: &[Claim<'_
     raise_term(reader, claims[0].master_term).await?;
     let impatient = Step::new("SELECT set_config('lock_timeout', '50ms', true)");
     let rows = writer.transaction(&[impatient, take_all(claims)]).await?;
-    let mut epochs = HashMap::new();
-    for row in &rows[1] {
-        let (number, count, shard): (i64, i32, i32) = (row.get(0), row.get(1), row.get(2));
-        let stored: i64 = row.get(3);
-        let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
-        epochs.insert((number, count, shard), epoch);
-    }
+    let epochs: HashMap<(i64, i32, i32), i64> =
+        rows[1].iter().map(|row| ((row.get(0), row.get(1), row.get(2)), row.get(3))).collect();
     let taken = |claim: &Claim<'_>| {
         let key = (claim.number.as_i64(), i32::from(claim.count.get()), i32::from(claim.shard.get()));
-        epochs.get(&key).map(|epoch| claim.granted(*epoch))
+        epochs.get(&key).map(|stored| claim.granted(*stored)).transpose()
     };
-    Ok(claims.iter().map(taken).collect())
+    claims.iter().map(taken).collect()
 }
 
 fn take_all<'a>(claims: &[Claim<'a>]) -> Step<'a> {
@@ -95,10 +86,7 @@ pub(super) async fn claim(
         let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
         match writer.transaction(&[impatient, take(claim)]).await {
             Ok(rows) => {
-                let Some(row) = rows[1].first() else { return Ok(None) };
-                let stored: i64 = row.get(0);
-                let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
-                return Ok(Some(claim.granted(epoch)));
+                return rows[1].first().map(|row| claim.granted(row.get(0))).transpose();
             }
             Err(Failure::Locked(error)) => {
                 evictions += 1;

@@ -7,8 +7,8 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use super::{callbacks, error, garbage, keys};
 use crate::{
-    Batch, Claim, Committed, DeadLetter, Error, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
-    decode::{self, storable},
+    Batch, Claim, Committed, DeadLetter, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
+    decode::storable,
     packed::{Packed, json},
 };
 
@@ -237,8 +237,7 @@ pub(super) async fn claim(writer: &SqlitePool, claim: &Claim<'_>) -> Result<Opti
         .await
         .map_err(error)?;
     tx.commit().await.map_err(error)?;
-    let epoch = decode::epoch(stored).ok_or_else(|| Error::Failed(format!("epoch {stored} out of range")))?;
-    Ok(Some(claim.granted(epoch)))
+    claim.granted(stored).map(Some)
 }
 
 /// Makes the term of a master known to the database, which refuses every older one from then on; `false`: this one.

@@ -4,8 +4,9 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
@@ -102,8 +103,12 @@ fn certificates(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts a pod's first container here: files of certificates below `files`, ports of loopback.
-fn start(rendered: &Rendered, part: &str, files: &Path) -> anyhow::Result<Output> {
+/// What waits for its database says so again and again, and does not end.
+const WAITS: &str = "Unable to initialize config store";
+
+/// Starts a pod's first container here: files of certificates below `files`, ports of loopback. What it says until it ends or
+/// waits for its database.
+fn start(rendered: &Rendered, part: &str, files: &Path) -> anyhow::Result<String> {
     let pod = rendered.pod(part)?;
     let mut environment = environment(pod)?;
     let files = files.to_str().context("a plain path")?;
@@ -111,7 +116,19 @@ fn start(rendered: &Rendered, part: &str, files: &Path) -> anyhow::Result<Output
         *value = value.replace("/etc/estafet/tls", files).replace("0.0.0.0:", "127.0.0.1:").replace("/var/lib/estafet", files);
     }
     environment.insert("ESTAFET_OPS_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
-    Ok(estafet(&arguments(pod), &environment)?.output()?)
+    let mut process = estafet(&arguments(pod), &environment)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut said = String::new();
+    for line in BufReader::new(process.stderr.take().context("no stderr")?).lines() {
+        said += &line?;
+        said.push('\n');
+        if said.contains(WAITS) {
+            break;
+        }
+    }
+    // It may have ended by itself.
+    let _ = process.kill();
+    process.wait()?;
+    Ok(said)
 }
 
 #[test]
@@ -122,20 +139,17 @@ fn every_role_accepts_what_it_is_given_up_to_its_database() -> anyhow::Result<()
     let plain = Chart::with(EVALUATION).render()?;
     for (rendered, what) in [(&encrypted, "with certificates"), (&plain, "in plain text")] {
         for role in ["master", "coreapp", "webapp"] {
-            let ended = start(rendered, role, directory.path())?;
-            let said = String::from_utf8_lossy(&ended.stderr);
-            ensure!(said.contains("Unable to initialize config store"), "{role} {what}: {said}");
+            let said = start(rendered, role, directory.path())?;
+            ensure!(said.contains(WAITS), "{role} {what}: {said}");
         }
-        let asked = start(rendered, "operator", directory.path())?;
-        let said = String::from_utf8_lossy(&asked.stderr);
+        let said = start(rendered, "operator", directory.path())?;
         ensure!(said.contains("no master answers"), "status {what}: {said}");
     }
     // The files matter: another coreapp's certificate is refused before the database is asked for.
     for name in ["coreapp-estafet-coreapp-0.pem", "coreapp-estafet-coreapp-0-key.pem"] {
         fs::copy(directory.path().join(name.replace("coreapp-estafet-coreapp-0", "webapp-webapp")), directory.path().join(name))?;
     }
-    let refused = start(&encrypted, "coreapp", directory.path())?;
-    let said = String::from_utf8_lossy(&refused.stderr);
+    let said = start(&encrypted, "coreapp", directory.path())?;
     ensure!(said.contains("--tls-cert") && !said.contains("config store"), "{said}");
     Ok(())
 }

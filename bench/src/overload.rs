@@ -31,8 +31,8 @@ pub struct Options {
     /// Milliseconds to the database, one way: what makes the sandbox slow.
     #[arg(long, default_value_t = 100)]
     pub distance_ms: u64,
-    /// Keep-alive connections of the overload.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Keep-alive connections of the overload; a webapp takes 4,096.
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=4000))]
     pub conns: u32,
     /// Seconds of each load.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(2..=3600))]

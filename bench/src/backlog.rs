@@ -27,6 +27,7 @@ use crate::{
     options::Database,
     progress,
     receiver::{Receiver, Take},
+    report::{as_json, publish},
     rig::{self, Server},
 };
 
@@ -124,7 +125,7 @@ pub(crate) async fn run(binary: &Path, options: &Options) -> anyhow::Result<()> 
     sandbox.terminate().await?;
 
     let report = report(options, &ledger.state(), seconds, peak_rss_mib, &cost);
-    report.publish(options)?;
+    publish(&report, options.report.as_deref(), as_json(&report)?)?;
     drained.with_context(|| format!("{} of {} callbacks arrived", report.drained, options.events))?;
     ensure!(report.inverted == 0, "{} callbacks came before an earlier one of their contact", report.inverted);
     ensure!(peak_rss_mib <= options.max_rss_mib as f64, "{peak_rss_mib:.0} MiB of memory, {} allowed", options.max_rss_mib);
@@ -150,18 +151,6 @@ fn report(options: &Options, state: &State, seconds: f64, peak_rss_mib: f64, cos
         sandbox_cpu_us_per_event: each(cost.sandbox_us),
         database_cpu_us_per_event: each(cost.database_us),
         commits_per_event: cost.commits.map(each),
-    }
-}
-
-impl Report {
-    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
-    fn publish(&self, options: &Options) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        if let Some(path) = &options.report {
-            std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        println!("{text}");
-        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::{
     backlog::memory_mib,
     progress,
-    report::{median, spread},
+    report::{as_json, median, publish, spread},
     rig,
 };
 
@@ -188,14 +188,9 @@ impl Report {
         [("upload", &self.upload), ("download", &self.download)]
     }
 
-    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
     fn publish(&self, options: &Options) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        if let Some(path) = &options.report {
-            std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        println!("{}", if options.markdown { self.markdown() } else { text });
-        Ok(())
+        let text = if options.markdown { self.markdown() } else { as_json(self)? };
+        publish(self, options.report.as_deref(), text)
     }
 
     fn markdown(&self) -> String {

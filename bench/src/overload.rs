@@ -14,7 +14,9 @@ use serde::Serialize;
 use crate::{
     load::{self, Outcome, Plan},
     measure::Percentiles,
-    progress, rig,
+    progress,
+    report::{as_json, publish},
+    rig,
 };
 
 /// Callers that wait for each answer before they ask again: enough to fill every batch.
@@ -131,14 +133,9 @@ pub(crate) async fn run(binary: &std::path::Path, options: &Options) -> anyhow::
 }
 
 impl Report {
-    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
     fn publish(&self, options: &Options) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        if let Some(path) = &options.report {
-            std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        println!("{}", if options.markdown { self.markdown() } else { text });
-        Ok(())
+        let text = if options.markdown { self.markdown() } else { as_json(self)? };
+        publish(self, options.report.as_deref(), text)
     }
 
     fn markdown(&self) -> String {

@@ -1,6 +1,6 @@
 //! The report: a table for people, JSON for machines, Markdown for `docs/benchmarks.md`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -9,6 +9,21 @@ use crate::{
     measure::{Measurement, Variant},
     options::{Command, Options},
 };
+
+/// Writes a report to the file that is asked for, as JSON, and prints `text`.
+#[allow(clippy::print_stdout, reason = "the report is what the command is for")]
+pub(crate) fn publish(report: &impl Serialize, file: Option<&Path>, text: String) -> anyhow::Result<()> {
+    if let Some(path) = file {
+        std::fs::write(path, as_json(report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!("{text}");
+    Ok(())
+}
+
+/// A report as it is written, and printed where it has no other form.
+pub(crate) fn as_json(report: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(report)?)
+}
 
 /// All runs and where they ran.
 #[derive(Debug, Serialize)]
@@ -48,13 +63,8 @@ impl Report {
     }
 
     /// Prints it, and writes it where the options say.
-    #[allow(clippy::print_stdout, reason = "the report is what the command is for")]
     pub(crate) fn publish(&self, options: &Options) -> anyhow::Result<()> {
-        if let Some(path) = &options.report {
-            std::fs::write(path, serde_json::to_vec_pretty(self)?).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        println!("{}", if options.markdown { self.markdown() } else { self.table() });
-        Ok(())
+        publish(self, options.report.as_deref(), if options.markdown { self.markdown() } else { self.table() })
     }
 
     fn values(&self, variant: Variant, row: &Row) -> Vec<f64> {

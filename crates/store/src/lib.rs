@@ -15,6 +15,7 @@
 
 mod address;
 pub mod batch;
+mod claim;
 mod columns;
 mod decode;
 pub mod media;
@@ -271,14 +272,9 @@ pub trait Store: MediaStore {
         now_ms: i64,
     ) -> Result<Option<Fence>>;
 
-    /// Takes many shards, each as [`Self::claim`] would; what became of each, in the same order. A back end may take them in
-    /// one transaction.
-    async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
-        let each = claims
-            .iter()
-            .map(|one| self.claim(one.number, one.shard, one.count, one.seen, one.owner, one.boot, one.master_term, one.now_ms));
-        futures::future::join_all(each).await
-    }
+    /// Takes many shards, each as [`Self::claim`] would; what became of each, in the same order. Those that can be are
+    /// taken in one transaction.
+    async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>>;
 
     /// Makes the term of a leader of the masters known, so that every older one is refused from then on. Returns the
     /// newest that was known before: from `term` on it says that another leader had it, or a newer one.

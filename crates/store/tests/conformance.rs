@@ -36,8 +36,9 @@ use estafet_store::{Error, Holder, SharedStore, SqliteStore, Store};
 macro_rules! checks {
     ($run:ident) => {
         $run! {
-            ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner, many_shards_are_claimed_each_by_its_own_epoch,
-                an_older_master_term_claims_nothing, a_term_that_is_made_known_refuses_older_ones, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
+            ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner, many_shards_are_claimed_each_for_its_own_node,
+                a_stale_claim_among_others_is_refused_alone, claims_together_under_an_older_term_take_nothing,
+                each_shard_of_two_claims_of_many_has_one_winner, an_older_master_term_claims_nothing, a_term_that_is_made_known_refuses_older_ones, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
                 a_number_is_held_once;
             numbers: numbers_are_added_listed_and_removed, one_change_of_the_shard_count_at_a_time,
                 a_split_fences_the_parent_and_its_halves_number_above_it, a_retired_shard_is_never_claimed,
@@ -190,6 +191,7 @@ mod postgres {
         let server = PostgresServer::start();
         server_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;
         server_faults::a_shard_that_is_held_up_holds_up_no_other(&server).await;
+        server_faults::shards_claimed_together_are_one_transaction(&server).await;
         server_faults::a_takeover_ends_the_sessions_of_a_paused_owner(&server).await;
         server_faults::ended_sessions_are_replaced(&server).await;
         server_faults::a_hold_ends_with_its_session(&server).await;
@@ -224,6 +226,8 @@ mod mysql {
     async fn faults_of_the_server_pass() {
         let server = MySqlServer::start();
         mysql_faults::a_takeover_does_not_overtake_a_commit_in_progress(&server).await;
+        mysql_faults::a_shard_that_is_held_up_holds_up_no_other(&server).await;
+        mysql_faults::shards_claimed_together_are_one_transaction(&server).await;
         mysql_faults::a_takeover_ends_the_sessions_of_a_paused_owner(&server).await;
         mysql_faults::ended_sessions_are_replaced(&server).await;
         mysql_faults::a_hold_ends_with_its_session(&server).await;

@@ -56,7 +56,7 @@ pub(super) use {event_rows, packed_rows, places, rows};
 
 /// Rows in one statement. Servers end a statement that takes too long (see `SESSION`), so a large batch must not
 /// become a long one, however slow the machine.
-const ROWS: usize = 1_000;
+pub(super) const ROWS: usize = 1_000;
 
 /// No error has this code.
 const NO_ERROR: i32 = -1;

@@ -116,6 +116,10 @@ impl Store for MySqlStore {
         claim::claim(&self.writer, &self.reader, &self.application_name, &claim).await
     }
 
+    async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
+        claim::claim_all(&self.writer, &self.reader, &self.application_name, claims).await
+    }
+
     async fn raise_term(&self, term: i64) -> Result<i64> {
         claim::raise_term(&self.reader, term).await
     }

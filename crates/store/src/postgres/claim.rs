@@ -1,50 +1,88 @@
-//! Taking shards: epoch + 1 and a line in the audit, one transaction.
-//!
-//! A claim waits for commits in progress, which hold a share lock on the row, but not for long; then the sessions of the
-//! former owner's process are ended, and it is tried again. The shards of a node that died are taken together, in one
-//! statement; if one of them cannot be, each is taken by itself.
+//! Taking shards: epoch + 1 and a line in the audit, one statement (see [`crate::claim`]).
 
 use std::collections::HashMap;
 
-use estafet_model::BootId;
-use futures::future::join_all;
+use async_trait::async_trait;
 
 use super::connections::{Connections, Failure, Step};
-use crate::{Claim, Error, Fence, Result, decode::storable, session_name};
+use crate::{
+    Claim, Error, Fence, Result,
+    claim::{self, Answer, Tried},
+    decode::storable,
+};
 
-/// How often a claim ends the former owner's sessions before it is unavailable.
-const EVICTIONS: u32 = 2;
+struct Server<'a> {
+    writer: &'a Connections,
+    reader: &'a Connections,
+}
 
-/// Takes shards that had owners together, others one by one.
+/// `ourselves` names the sessions of this process, which are never ended.
+pub(super) async fn claim(
+    writer: &Connections,
+    reader: &Connections,
+    ourselves: &str,
+    claim: &Claim<'_>,
+) -> Result<Option<Fence>> {
+    claim::claim(&Server { writer, reader }, ourselves, claim).await
+}
+
+/// The same for many.
 pub(super) async fn claim_all(
     writer: &Connections,
     reader: &Connections,
     ourselves: &str,
     claims: &[Claim<'_>],
 ) -> Vec<Result<Option<Fence>>> {
-    if let [first, _, ..] = claims
-        && claims.iter().all(|claim| claim.seen.is_some() && claim.master_term == first.master_term)
-    {
-        match together(writer, reader, claims).await {
-            Ok(taken) => return taken.into_iter().map(Ok).collect(),
-            Err(error) => tracing::info!(claims = claims.len(), %error, "not taken together, taking each by itself"),
-        }
-    }
-    join_all(claims.iter().map(|one| claim(writer, reader, ourselves, one))).await
+    claim::claim_all(&Server { writer, reader }, ourselves, claims).await
 }
 
-/// Takes all of them that can be taken, in one statement; an error if one has to be waited for.
-async fn together(writer: &Connections, reader: &Connections, claims: &[Claim<'_>]) -> Result<Vec<Option<Fence>>> {
-    raise_term(reader, claims[0].master_term).await?;
-    let impatient = Step::new("SELECT set_config('lock_timeout', '50ms', true)");
-    let rows = writer.transaction(&[impatient, take_all(claims)]).await?;
-    let epochs: HashMap<(i64, i32, i32), i64> =
-        rows[1].iter().map(|row| ((row.get(0), row.get(1), row.get(2)), row.get(3))).collect();
-    let taken = |claim: &Claim<'_>| {
-        let key = (claim.number.as_i64(), i32::from(claim.count.get()), i32::from(claim.shard.get()));
-        epochs.get(&key).map(|stored| claim.granted(*stored)).transpose()
-    };
-    claims.iter().map(taken).collect()
+#[async_trait]
+impl claim::Server for Server<'_> {
+    async fn raise_term(&self, term: i64) -> Result<i64> {
+        raise_term(self.reader, term).await
+    }
+
+    async fn take(&self, claim: &Claim<'_>) -> Result<Tried> {
+        // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
+        let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
+        match self.writer.transaction(&[impatient, take(claim)]).await {
+            Ok(rows) => Ok(Tried::Answered(rows[1].first().map(|row| row.get(0)))),
+            Err(Failure::Locked(error)) => Ok(Tried::Held(error)),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// An error if one of them has to be waited for.
+    async fn take_together(&self, claims: &[Claim<'_>]) -> Result<Vec<Option<Answer>>> {
+        let impatient = Step::new("SELECT set_config('lock_timeout', '50ms', true)");
+        let rows = self.writer.transaction(&[impatient, take_all(claims)]).await?;
+        let epochs: HashMap<(i64, i32, i32), i64> =
+            rows[1].iter().map(|row| ((row.get(0), row.get(1), row.get(2)), row.get(3))).collect();
+        let answer = |claim: &Claim<'_>| {
+            let key = (claim.number.as_i64(), i32::from(claim.count.get()), i32::from(claim.shard.get()));
+            Some(epochs.get(&key).copied())
+        };
+        Ok(claims.iter().map(answer).collect())
+    }
+
+    async fn owner(&self, claim: &Claim<'_>) -> Result<Option<(String, Vec<u8>)>> {
+        let owner =
+            Step::new("SELECT owner_id, owner_boot FROM shard_owner WHERE number = $1 AND shard_count = $2 AND shard = $3")
+                .bind(claim.number.as_i64())
+                .bind(i32::from(claim.count.get()))
+                .bind(i32::from(claim.shard.get()));
+        let rows = self.reader.query(owner).await?;
+        Ok(rows.first().map(|row| (row.get(0), row.get(1))))
+    }
+
+    async fn end_sessions(&self, name: &str) -> Result<u64> {
+        let end = Step::new(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE application_name = $1 AND datname = current_database() AND usename = current_user",
+        );
+        let rows = self.reader.query(end.bind(name)).await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+    }
 }
 
 fn take_all<'a>(claims: &[Claim<'a>]) -> Step<'a> {
@@ -72,33 +110,6 @@ fn take_all<'a>(claims: &[Claim<'a>]) -> Step<'a> {
         .bind(column(claims, |claim| claim.seen.map_or(0, |seen| i64::from(seen.get()))))
 }
 
-/// `ourselves` names the sessions of this process, which are never ended.
-pub(super) async fn claim(
-    writer: &Connections,
-    reader: &Connections,
-    ourselves: &str,
-    claim: &Claim<'_>,
-) -> Result<Option<Fence>> {
-    raise_term(reader, claim.master_term).await?;
-    let mut evictions = 0;
-    loop {
-        // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
-        let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
-        match writer.transaction(&[impatient, take(claim)]).await {
-            Ok(rows) => {
-                return rows[1].first().map(|row| claim.granted(row.get(0))).transpose();
-            }
-            Err(Failure::Locked(error)) => {
-                evictions += 1;
-                if evictions > EVICTIONS || evict(reader, ourselves, claim).await? == 0 {
-                    return Err(error);
-                }
-            }
-            Err(failure) => return Err(failure.into()),
-        }
-    }
-}
-
 /// Makes a newer term of a master known to the database, which refuses every older one from then on; the newest
 /// that was known before. By itself a transaction: claims that share the row would wait for one that is blocked by its shard otherwise.
 pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<i64> {
@@ -110,28 +121,6 @@ pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<i
     );
     let rows = connections.query(raise.bind(term)).await?;
     rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Failed("the row of the cluster is gone".to_owned()))
-}
-
-/// Ends the sessions of the present owner's process, wherever in a transaction they are; how many.
-async fn evict(reader: &Connections, ourselves: &str, claim: &Claim<'_>) -> Result<i64> {
-    let owner = Step::new("SELECT owner_id, owner_boot FROM shard_owner WHERE number = $1 AND shard_count = $2 AND shard = $3")
-        .bind(claim.number.as_i64())
-        .bind(i32::from(claim.count.get()))
-        .bind(i32::from(claim.shard.get()));
-    let rows = reader.query(owner).await?;
-    let Some(row) = rows.first() else { return Ok(0) };
-    let Some(boot) = BootId::from_slice(row.get(1)) else { return Ok(0) };
-    let name = session_name(row.get(0), boot);
-    if name == ourselves {
-        return Ok(0);
-    }
-    tracing::warn!(owner = name, "the former owner holds the row of its shard, ending its sessions");
-    let end = Step::new(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-         WHERE application_name = $1 AND datname = current_database() AND usename = current_user",
-    );
-    let rows = reader.query(end.bind(name)).await?;
-    Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
 fn take<'a>(claim: &Claim<'a>) -> Step<'a> {

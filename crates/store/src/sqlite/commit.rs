@@ -1,4 +1,4 @@
-//! Fenced writes: one immediate transaction for each batch and each claim.
+//! Fenced writes: one immediate transaction for each batch.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use super::{callbacks, error, garbage, keys};
 use crate::{
-    Batch, Claim, Committed, DeadLetter, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
+    Batch, Committed, DeadLetter, EventRef, Fence, NewEvent, NewInbound, NewMessage, Result, SessionRow, StatusRow,
     decode::storable,
     packed::{Packed, json},
 };
@@ -215,69 +215,4 @@ pub(super) fn positions(list: &[(Slot, Seq)]) -> String {
 
 pub(super) fn event_positions(list: impl Iterator<Item = EventRef>) -> String {
     json(list.map(|e| (e.slot.get(), e.endpoint.get(), e.seq.get())))
-}
-
-pub(super) async fn claim(writer: &SqlitePool, claim: &Claim<'_>) -> Result<Option<Fence>> {
-    let mut tx = begin(writer).await.map_err(error)?;
-    if !raise_term(&mut tx, claim.master_term).await.map_err(error)? {
-        return Ok(None);
-    }
-    let Some(stored) = take(&mut tx, claim).await.map_err(error)? else { return Ok(None) };
-    let sql = "INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-    sqlx::query(sql)
-        .bind(claim.number.as_i64())
-        .bind(i64::from(claim.count.get()))
-        .bind(i64::from(claim.shard.get()))
-        .bind(stored)
-        .bind(storable(claim.owner).into_owned())
-        .bind(claim.boot.0.to_vec())
-        .bind(claim.now_ms)
-        .execute(&mut *tx)
-        .await
-        .map_err(error)?;
-    tx.commit().await.map_err(error)?;
-    claim.granted(stored).map(Some)
-}
-
-/// Makes the term of a master known to the database, which refuses every older one from then on; `false`: this one.
-pub(super) async fn raise_term(tx: &mut SqliteConnection, term: i64) -> Db<bool> {
-    let sql = "UPDATE cluster SET master_term = ?1 WHERE id = 1 AND master_term <= ?1";
-    Ok(sqlx::query(sql).bind(term).execute(tx).await?.rows_affected() == 1)
-}
-
-/// The same by itself; the newest term that was known before.
-pub(super) async fn begin_term(writer: &SqlitePool, term: i64) -> Db<i64> {
-    let mut tx = begin(writer).await?;
-    let known = sqlx::query_scalar("SELECT master_term FROM cluster WHERE id = 1").fetch_one(&mut *tx).await?;
-    if raise_term(&mut tx, term).await? {
-        tx.commit().await?;
-    }
-    Ok(known)
-}
-
-async fn take(tx: &mut SqliteConnection, claim: &Claim<'_>) -> Db<Option<i64>> {
-    // Shards of two counts overlap where their fractions of the slots do.
-    let first = "INSERT INTO shard_owner
-           (number, shard_count, shard, epoch, owner_id, owner_boot, state, master_term, updated_at)
-         SELECT ?1, ?2, ?3, 1 + coalesce(max(o.epoch), 0), ?4, ?5, 'claimed', ?6, ?7 FROM shard_owner o
-         WHERE o.number = ?1 AND o.shard * ?2 < (?3 + 1) * o.shard_count AND ?3 * o.shard_count < (o.shard + 1) * ?2
-         HAVING count(*) = count(CASE WHEN o.state = 'retired' THEN 1 END)
-         ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch";
-    let next = "UPDATE shard_owner SET epoch = epoch + 1, owner_id = ?4, owner_boot = ?5, state = 'claimed',
-           master_term = ?6, updated_at = ?7
-         WHERE number = ?1 AND shard_count = ?2 AND shard = ?3 AND epoch = ?8 AND master_term <= ?6
-           AND state <> 'retired' RETURNING epoch";
-    let query = sqlx::query_scalar(if claim.seen.is_some() { next } else { first })
-        .bind(claim.number.as_i64())
-        .bind(i64::from(claim.count.get()))
-        .bind(i64::from(claim.shard.get()))
-        .bind(storable(claim.owner).into_owned())
-        .bind(claim.boot.0.to_vec())
-        .bind(claim.master_term)
-        .bind(claim.now_ms);
-    match claim.seen {
-        Some(seen) => query.bind(i64::from(seen.get())).fetch_optional(tx).await,
-        None => query.fetch_optional(tx).await,
-    }
 }

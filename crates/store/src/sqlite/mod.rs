@@ -7,6 +7,7 @@
 //! A second process on the same file is refused by [`hold`].
 
 mod callbacks;
+mod claim;
 mod commit;
 mod garbage;
 mod hold;
@@ -152,11 +153,15 @@ impl Store for SqliteStore {
         now_ms: i64,
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
-        commit::claim(&self.writer, &claim).await
+        claim::claim(&self.writer, &claim).await
+    }
+
+    async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
+        claim::claim_all(&self.writer, claims).await
     }
 
     async fn raise_term(&self, term: i64) -> Result<i64> {
-        commit::begin_term(&self.writer, term).await.map_err(error)
+        claim::begin_term(&self.writer, term).await.map_err(error)
     }
 
     async fn numbers(&self) -> Result<Vec<NumberRow>> {

@@ -3,10 +3,7 @@
 use estafet_model::{Layout, ShardCount, WaId};
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{
-    commit::{begin, raise_term},
-    error,
-};
+use super::{claim::raise_term, commit::begin, error};
 use crate::{
     Error, Fence, NumberRow, Result, Switch,
     decode::{self, storable},

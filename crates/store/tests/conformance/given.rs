@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use estafet_model::{BootId, EndpointId, Epoch, IdKey, Seq, Shard, ShardCount, Slot, WaId};
-use estafet_store::{Batch, EventRef, Fence, NewEvent, NewInbound, NewMessage, Store};
+use estafet_store::{Batch, Claim, EventRef, Fence, NewEvent, NewInbound, NewMessage, Store};
 
 pub(crate) const NOW: i64 = 1_800_000_000_000;
 /// Every byte, NUL first and last.
@@ -40,6 +40,24 @@ pub(crate) async fn claim(store: &dyn Store, number: WaId, seen: Option<Epoch>) 
 /// The first owner of [`number`].
 pub(crate) async fn owner(store: &dyn Store) -> Fence {
     claim(store, number(), None).await.unwrap()
+}
+
+/// A claim by the next owner of what somebody owns, under the first term.
+pub(crate) fn next(held: &Fence) -> Claim<'static> {
+    let Fence { number, shard, count, epoch } = *held;
+    Claim { number, shard, count, seen: Some(epoch), owner: "core-2", boot: boot(2), master_term: 1, now_ms: NOW }
+}
+
+/// Owners of the shards of [`number`], `count` of them.
+pub(crate) async fn owners(store: &dyn Store, count: u32) -> Vec<Fence> {
+    let count = ShardCount::new(count).unwrap();
+    let claims: Vec<Claim<'_>> = count.shards().map(|shard| Claim { shard, count, seen: None, ..first() }).collect();
+    store.claim_all(&claims).await.into_iter().map(|outcome| outcome.unwrap().unwrap()).collect()
+}
+
+fn first() -> Claim<'static> {
+    let (shard, count) = (Shard::ZERO, ShardCount::ONE);
+    Claim { number: number(), shard, count, seen: None, owner: "core-1", boot: boot(1), master_term: 1, now_ms: NOW }
 }
 
 pub(crate) fn message(at: (u32, i64), key: u64) -> NewMessage {

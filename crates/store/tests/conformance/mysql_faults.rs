@@ -3,7 +3,7 @@
 use std::{sync::mpsc::sync_channel, time::Duration};
 
 use estafet_model::{Shard, ShardCount};
-use estafet_store::{Error, Holder, SharedStore};
+use estafet_store::{Claim, Error, Holder, SharedStore};
 use futures::future::join_all;
 use sqlx::{ConnectOptions, Executor, MySqlConnection, mysql::MySqlConnectOptions};
 use tokio::sync::oneshot;
@@ -59,6 +59,54 @@ pub(crate) async fn a_takeover_does_not_overtake_a_commit_in_progress(server: &M
     let new = claim().await.unwrap().expect("nothing holds the row any more");
     assert!(matches!(store.commit(&old, &messages([message((1, 2), 2)])).await, Err(Error::Fenced { .. })));
     store.commit(&new, &messages([message((1, 3), 3)])).await.unwrap();
+}
+
+/// Among shards that are claimed together one may be held up: the others are not.
+pub(crate) async fn a_shard_that_is_held_up_holds_up_no_other(server: &MySqlServer) {
+    let store = store(&server.create_database("held_up")).await;
+    let held = owners(&*store, 4).await;
+    let claims: Vec<Claim<'_>> = held.iter().map(next).collect();
+    let mut paused = stranger(server, "held_up").await;
+    run(&mut paused, "BEGIN").await;
+    run(
+        &mut paused,
+        "SELECT epoch FROM shard_owner WHERE number = 15550000001 AND shard_count = 4 AND shard = 1 LOCK IN SHARE MODE",
+    )
+    .await;
+    let commits = commits(&mut paused).await;
+    let outcomes = store.claim_all(&claims).await;
+    assert!(matches!(outcomes[..], [Ok(Some(_)), Err(Error::Unavailable(_)), Ok(Some(_)), Ok(Some(_))]), "{outcomes:?}");
+    assert_eq!(self::commits(&mut paused).await, commits + 1, "those that are free are one transaction");
+    run(&mut paused, "COMMIT").await;
+    let outcomes = store.claim_all(&claims).await;
+    assert!(matches!(outcomes[..], [Ok(None), Ok(Some(_)), Ok(None), Ok(None)]), "{outcomes:?}");
+}
+
+/// How often any session has ended a transaction with COMMIT.
+async fn commits(stranger: &mut MySqlConnection) -> i64 {
+    let sql = "SHOW GLOBAL STATUS LIKE 'Com_commit'";
+    let (_, count): (String, String) = sqlx::query_as(sql).fetch_one(stranger).await.unwrap();
+    count.parse().unwrap()
+}
+
+/// One commit, and what single claims would have written.
+pub(crate) async fn shards_claimed_together_are_one_transaction(server: &MySqlServer) {
+    let store = store(&server.create_database("together")).await;
+    let held = owners(&*store, 4).await;
+    let mut stranger = stranger(server, "together").await;
+    let before = commits(&mut stranger).await;
+    store.claim_all(&held.iter().map(next).collect::<Vec<_>>()).await;
+    assert_eq!(commits(&mut stranger).await, before + 1);
+    let written: Vec<(i32, i64, String, Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT o.shard, a.epoch, a.owner_id, a.owner_boot, a.at FROM shard_owner o JOIN epoch_audit a
+           USING (number, shard_count, shard, epoch, owner_id, owner_boot)
+         WHERE o.state = 'claimed' AND o.updated_at = a.at AND o.master_term = 1 ORDER BY o.shard",
+    )
+    .fetch_all(&mut stranger)
+    .await
+    .unwrap();
+    let expected: Vec<_> = (0..4).map(|shard| (shard, 2, "core-2".to_owned(), boot(2).0.to_vec(), NOW)).collect();
+    assert_eq!(written, expected);
 }
 
 /// A paused owner inside a transaction holds its row; its sessions are ended, and nobody else's (F4).

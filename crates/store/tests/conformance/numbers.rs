@@ -114,6 +114,9 @@ pub(crate) async fn a_retired_shard_is_never_claimed(store: SharedStore) {
     let stored = store.owners().await.unwrap()[0].epoch;
     assert_eq!(claim(&*store, number(), Some(parent.epoch)).await, None);
     assert_eq!(claim(&*store, number(), Some(stored)).await, None);
+    let together = [next(&Fence { epoch: stored, ..parent }), next(&children[0])];
+    let together = store.claim_all(&together).await;
+    assert!(matches!(together[..], [Ok(None), Ok(Some(_))]), "{together:?}");
     let of_four = store.claim(number(), shard(3, 4), count(4), None, "core-1", boot(1), 1, NOW).await.unwrap();
     assert_eq!(of_four, None, "another count owns these slots");
     assert_eq!(store.forget_retired(NOW).await.unwrap(), 0);

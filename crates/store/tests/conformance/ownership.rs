@@ -1,6 +1,6 @@
 //! Claims, fences and holds.
 
-use estafet_model::{Epoch, Shard, ShardCount};
+use estafet_model::{BootId, Epoch, Shard, ShardCount};
 use estafet_store::{Batch, Claim, Error, Fence, Holder, SharedStore, StatusRow};
 use futures::future::join_all;
 
@@ -24,33 +24,65 @@ pub(crate) async fn a_claim_raises_the_epoch(store: SharedStore) {
     );
 }
 
-pub(crate) async fn many_shards_are_claimed_each_by_its_own_epoch(store: SharedStore) {
-    let four = ShardCount::new(4).unwrap();
-    let shard = |shard| Shard::new(shard, four).unwrap();
-    let claim = |n, seen: Option<u32>, owner, term| Claim {
-        number: number(),
-        shard: shard(n),
-        count: four,
-        seen: seen.map(Epoch::new),
-        owner,
-        boot: boot(7),
-        master_term: term,
-        now_ms: NOW,
-    };
-    async fn epochs(store: &SharedStore, claims: &[Claim<'_>]) -> Vec<Option<(u32, u32)>> {
-        let granted = |fence: Fence| (fence.shard.get().into(), fence.epoch.get());
-        store.claim_all(claims).await.into_iter().map(|outcome| outcome.unwrap().map(granted)).collect()
-    }
-    let first: Vec<Claim<'_>> = (0..4).map(|n| claim(n, None, "core-1", 3)).collect();
-    assert_eq!(epochs(&store, &first).await, (0..4).map(|n| Some((n, 1))).collect::<Vec<_>>());
-    let next = [claim(3, Some(1), "core-2", 3), claim(0, Some(9), "core-2", 3), claim(1, Some(1), "core-3", 3)];
-    assert_eq!(epochs(&store, &next).await, [Some((3, 2)), None, Some((1, 2))], "one was seen wrongly");
-    let former: Vec<Claim<'_>> = [0, 2].map(|n| claim(n, Some(1), "core-4", 2)).to_vec();
-    assert_eq!(epochs(&store, &former).await, [None, None], "a former leader's");
-    assert_eq!(epochs(&store, &[]).await, []);
+/// Shard and epoch of what was taken.
+async fn taken(store: &SharedStore, claims: &[Claim<'_>]) -> Vec<Option<(u16, u32)>> {
+    let granted = |fence: Fence| (fence.shard.get(), fence.epoch.get());
+    store.claim_all(claims).await.into_iter().map(|outcome| outcome.unwrap().map(granted)).collect()
+}
+
+/// Shard, epoch, owner and process.
+async fn owned(store: &SharedStore) -> Vec<(u16, u32, String, BootId)> {
     let owners = store.owners().await.unwrap();
-    let seen: Vec<_> = owners.iter().map(|row| (u32::from(row.shard.get()), row.epoch.get(), row.owner.as_str())).collect();
-    assert_eq!(seen, [(0, 1, "core-1"), (1, 2, "core-3"), (2, 1, "core-1"), (3, 2, "core-2")]);
+    owners.into_iter().map(|row| (row.shard.get(), row.epoch.get(), row.owner, row.boot)).collect()
+}
+
+pub(crate) async fn many_shards_are_claimed_each_for_its_own_node(store: SharedStore) {
+    assert_eq!(taken(&store, &[]).await, []);
+    let held = owners(&*store, 4).await;
+    assert_eq!(
+        held.iter().map(|fence| (fence.shard.get(), fence.epoch.get())).collect::<Vec<_>>(),
+        [(0, 1), (1, 1), (2, 1), (3, 1)]
+    );
+    let third = Claim { owner: "core-3 \u{1f600}", boot: boot(3), ..next(&held[1]) };
+    assert_eq!(taken(&store, &[next(&held[3]), third, next(&held[0])]).await, [Some((3, 2)), Some((1, 2)), Some((0, 2))]);
+    let expected =
+        [(0, 2, "core-2", boot(2)), (1, 2, "core-3 \u{1f600}", boot(3)), (2, 1, "core-1", boot(1)), (3, 2, "core-2", boot(2))];
+    assert_eq!(owned(&store).await, expected.map(|(shard, epoch, owner, boot)| (shard, epoch, owner.to_owned(), boot)));
+}
+
+pub(crate) async fn a_stale_claim_among_others_is_refused_alone(store: SharedStore) {
+    let held = owners(&*store, 4).await;
+    let stale = Claim { seen: Some(Epoch::new(9)), ..next(&held[0]) };
+    let absent = Claim { number: other_number(), ..next(&held[2]) };
+    let claims = [next(&held[3]), stale, absent, next(&held[1])];
+    assert_eq!(taken(&store, &claims).await, [Some((3, 2)), None, None, Some((1, 2))]);
+    assert_eq!(taken(&store, &claims).await, [None; 4], "what was taken is stale by now");
+    assert_eq!(owned(&store).await.iter().map(|row| row.1).collect::<Vec<_>>(), [1, 2, 1, 2]);
+}
+
+pub(crate) async fn claims_together_under_an_older_term_take_nothing(store: SharedStore) {
+    let held = owners(&*store, 4).await;
+    let under = |term| held.iter().map(|fence| Claim { master_term: term, ..next(fence) }).collect::<Vec<_>>();
+    let newer = Claim { master_term: 3, ..next(&held[0]) };
+    store.claim_all(&[newer]).await.pop().unwrap().unwrap().unwrap();
+    assert_eq!(taken(&store, &under(2)).await, [None; 4]);
+    assert_eq!(owned(&store).await.iter().map(|row| row.1).collect::<Vec<_>>(), [2, 1, 1, 1]);
+    assert_eq!(taken(&store, &under(4)).await, [None, Some((1, 2)), Some((2, 2)), Some((3, 2))]);
+    assert_eq!(store.raise_term(1).await.unwrap(), 4, "and the term is known");
+}
+
+/// In whatever order they lock what they take.
+pub(crate) async fn each_shard_of_two_claims_of_many_has_one_winner(store: SharedStore) {
+    let mut held = owners(&*store, 8).await;
+    for round in 2..=5 {
+        let claims: Vec<Claim<'_>> = held.iter().map(next).collect();
+        let reversed: Vec<Claim<'_>> = claims.iter().rev().copied().collect();
+        let outcomes = join_all([store.claim_all(&claims), store.claim_all(&reversed)]).await;
+        held = outcomes.into_iter().flatten().filter_map(Result::unwrap).collect();
+        held.sort_by_key(|fence| fence.shard.get());
+        let winners: Vec<_> = held.iter().map(|fence| (fence.shard.get(), fence.epoch.get())).collect();
+        assert_eq!(winners, (0..8).map(|shard| (shard, round)).collect::<Vec<_>>());
+    }
 }
 
 pub(crate) async fn two_claims_of_the_same_epoch_have_one_winner(store: SharedStore) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use estafet_model::{Shard, ShardCount};
-use estafet_store::{Claim, Error, Fence, Holder, SharedStore};
+use estafet_store::{Error, Holder, SharedStore};
 use futures::future::join_all;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
@@ -60,22 +60,32 @@ pub(crate) async fn a_shard_that_is_held_up_holds_up_no_other(server: &PostgresS
     let mut paused = stranger(server, "held_up").await;
     run(&mut paused, "BEGIN").await;
     run(&mut paused, "SELECT estafet.fence(15550000001, 0, 1, 1)").await;
-    let next = |fence: &Fence| Claim {
-        number: fence.number,
-        shard: fence.shard,
-        count: fence.count,
-        seen: Some(fence.epoch),
-        owner: "core-2",
-        boot: boot(2),
-        master_term: 1,
-        now_ms: NOW,
-    };
     let mut outcomes = store.claim_all(&[next(&held), next(&free)]).await;
     assert!(matches!(outcomes.pop(), Some(Ok(Some(fence))) if fence.number == other_number()));
     assert!(matches!(outcomes.pop(), Some(Err(Error::Unavailable(_)))));
     run(&mut paused, "COMMIT").await;
     let outcomes = store.claim_all(&[next(&held), next(&free)]).await;
     assert!(matches!(outcomes[..], [Ok(Some(_)), Ok(None)]), "{outcomes:?}");
+}
+
+/// One commit, and what single claims would have written.
+pub(crate) async fn shards_claimed_together_are_one_transaction(server: &PostgresServer) {
+    let store = store(&server.create_database("together")).await;
+    let held = owners(&*store, 4).await;
+    store.claim_all(&held.iter().map(next).collect::<Vec<_>>()).await;
+    let mut stranger = stranger(server, "together").await;
+    let written: Vec<(i32, i64, String, Vec<u8>, i64, String)> = sqlx::query_as(
+        "SELECT o.shard, a.epoch, a.owner_id, a.owner_boot, a.at, o.xmin::text FROM estafet.shard_owner o JOIN estafet.epoch_audit a
+           USING (number, shard_count, shard, epoch, owner_id, owner_boot)
+         WHERE o.state = 'claimed' AND o.updated_at = a.at AND o.master_term = 1 ORDER BY o.shard",
+    )
+    .fetch_all(&mut stranger)
+    .await
+    .unwrap();
+    let transaction = &written[0].5;
+    let expected: Vec<_> =
+        (0..4).map(|shard| (shard, 2, "core-2".to_owned(), boot(2).0.to_vec(), NOW, transaction.clone())).collect();
+    assert_eq!(written, expected);
 }
 
 /// A paused owner inside a transaction holds its row; its sessions are ended, and nobody else's (F4).

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use estafet_model::WaId;
 
 use crate::{
-    cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, TlsArgs, WebappArgs},
+    cluster::args::{ChatdArgs, CoreappArgs, MasterArgs, WebappArgs},
     local_cluster::ClusterArgs,
     media::MediaArgs,
 };
@@ -226,7 +226,7 @@ pub(crate) struct StatusArgs {
     #[arg(long, env = "ESTAFET_MASTERS", value_delimiter = ',')]
     pub(crate) masters: Vec<String>,
     #[command(flatten)]
-    pub(crate) tls: TlsArgs,
+    pub(crate) tls: estafet_tls::Flags,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

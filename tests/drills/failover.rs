@@ -14,7 +14,7 @@ async fn drill(drill: Drill, repeat: u32) -> anyhow::Result<Outcome> {
 }
 
 /// Nothing is wrong; a request may have been told to come again, and was not accepted then (**I9**).
-fn assert_whole(outcome: &Outcome) {
+pub(crate) fn assert_whole(outcome: &Outcome) {
     let counts = &outcome.counts;
     let wrong = [
         ("lost", counts.lost),

@@ -4,22 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use estafet_model::WaId;
+use estafet_tls::Flags;
 
 use crate::media::MediaArgs;
-
-/// Certificates between the roles (docs/tls.md). Without them connections are plain text: for loopback.
-#[derive(Debug, Args)]
-pub(crate) struct TlsArgs {
-    /// Certificates of the authorities that other roles are from (PEM).
-    #[arg(long, env = "ESTAFET_TLS_CA", value_name = "FILE", requires_all = ["tls_cert", "tls_key"])]
-    pub(crate) tls_ca: Option<PathBuf>,
-    /// Certificate of this process, intermediates behind it (PEM); read again when it changes.
-    #[arg(long, env = "ESTAFET_TLS_CERT", value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// Its private key (PEM).
-    #[arg(long, env = "ESTAFET_TLS_KEY", value_name = "FILE", requires_all = ["tls_ca", "tls_cert"])]
-    pub(crate) tls_key: Option<PathBuf>,
-}
 
 /// For probes and collectors of metrics (docs/operations.md).
 #[derive(Debug, Args)]
@@ -74,7 +61,7 @@ pub(crate) struct MasterArgs {
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
     #[command(flatten)]
-    pub(crate) tls: TlsArgs,
+    pub(crate) tls: Flags,
     #[command(flatten)]
     pub(crate) ops: OpsArgs,
     /// Business numbers, written to a database that has none yet. Later `estafet number` adds and removes them.
@@ -106,7 +93,7 @@ pub(crate) struct CoreappArgs {
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
     #[command(flatten)]
-    pub(crate) tls: TlsArgs,
+    pub(crate) tls: Flags,
     #[command(flatten)]
     pub(crate) ops: OpsArgs,
     /// The network (host:port, may be repeated for fallback).
@@ -150,7 +137,7 @@ pub(crate) struct WebappArgs {
     #[arg(long, env = "ESTAFET_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
     #[command(flatten)]
-    pub(crate) tls: TlsArgs,
+    pub(crate) tls: Flags,
     #[command(flatten)]
     pub(crate) ops: OpsArgs,
     /// Serve this number alone. Without it every number of the database (docs/numbers.md).

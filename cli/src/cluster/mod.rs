@@ -15,13 +15,13 @@ use estafet_media::guard::Policy;
 use estafet_model::ShardCount;
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::SharedStore;
-use estafet_tls::{Files, Https, Role, Transport};
+use estafet_tls::{Flags, Https, Role, Transport};
 use estafet_upstream::chat::ChatUpstream;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::args::Misconfigured;
-use args::{ChatdArgs, CoreappArgs, EtcdArgs, MasterArgs, TlsArgs, WebappArgs};
+use args::{ChatdArgs, CoreappArgs, EtcdArgs, MasterArgs, WebappArgs};
 use ops::Listener;
 
 /// How long the tasks may take to end.
@@ -249,21 +249,16 @@ fn https(files: Option<(&Path, &Path)>, tasks: &Tasks) -> anyhow::Result<Option<
 
 /// How this process reaches other roles, and they it.
 pub(crate) fn transport(
-    args: &TlsArgs,
+    flags: &Flags,
     role: Role,
     node: Option<&str>,
     listen: Option<SocketAddr>,
     tasks: &Tasks,
 ) -> anyhow::Result<Transport> {
-    let (Some(ca), Some(cert), Some(key)) = (&args.tls_ca, &args.tls_cert, &args.tls_key) else {
-        if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback()) {
-            tracing::warn!(%listen, "plain text beyond loopback: anybody who reaches the port is obeyed, see --tls-cert");
-        }
-        return Ok(Transport::plain());
-    };
-    let files = Files { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
-    let transport = Transport::load(files, role, node, Clock::system()).context("--tls-ca, --tls-cert, --tls-key")?;
-    transport.follow(tasks);
+    let transport = flags.transport(role, node, tasks).context("--tls-ca, --tls-cert, --tls-key")?;
+    if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback() && !transport.is_encrypted()) {
+        tracing::warn!(%listen, "plain text beyond loopback: anybody who reaches the port is obeyed, see --tls-cert");
+    }
     Ok(transport)
 }
 

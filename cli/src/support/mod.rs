@@ -16,7 +16,7 @@ use estafet_runtime::{Clock, Tasks};
 use estafet_tls::Role;
 use serde_json::{Value, json};
 
-use crate::{api::Api, callbacks::Server, cluster::args::TlsArgs, output::line, status};
+use crate::{api::Api, callbacks::Server, output::line, status};
 use archive::Entry;
 use redaction::Redaction;
 
@@ -53,7 +53,7 @@ pub(crate) struct SupportArgs {
     #[arg(long, env = "ESTAFET_MASTERS", value_delimiter = ',')]
     masters: Vec<String>,
     #[command(flatten)]
-    tls: TlsArgs,
+    tls: estafet_tls::Flags,
     /// Listeners for probes and metrics of the processes of a cluster (host:port, `ops` of their ready lines). They
     /// tell their configuration only to callers on the same machine.
     #[arg(long, env = "ESTAFET_OPS", value_delimiter = ',')]

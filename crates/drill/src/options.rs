@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Subcommand, ValueEnum};
+use estafet_tls::Flags;
 use serde::Serialize;
 
 use crate::core::verdict::Bound;
@@ -70,6 +71,12 @@ pub struct Options {
     /// Masters of the running cluster (host:port).
     #[arg(long, value_delimiter = ',')]
     pub masters: Vec<String>,
+    /// How its masters are dialled, with the certificate of an operator.
+    #[command(flatten)]
+    pub tls: Flags,
+    /// Certificates of authorities (PEM) that its webapps may be from, beside those that the system trusts.
+    #[arg(long, value_name = "FILE", requires = "webapp")]
+    pub webapp_ca: Option<PathBuf>,
     /// Where the phones' control interface of its network answers.
     #[arg(long)]
     pub phones_url: Option<String>,
@@ -106,6 +113,8 @@ impl Options {
             no_fsync: false,
             webapp: Vec::new(),
             masters: Vec::new(),
+            tls: Flags::default(),
+            webapp_ca: None,
             phones_url: None,
             admin_password: None,
             audit: None,

@@ -190,7 +190,7 @@ async fn new_leader(world: &World, traffic: &Traffic, before: &Before, at: Durat
     let looking = async {
         loop {
             for master in &others {
-                if estafet_master::status(master).await.is_ok_and(|status| status.term > before.term) {
+                if world.status_of(master).await.is_ok_and(|status| status.term > before.term) {
                     return;
                 }
             }

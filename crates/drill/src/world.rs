@@ -9,13 +9,15 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use estafet_harness::{
     Api, Cluster,
     client::until,
     cluster::{ADMIN_PASSWORD, Role},
 };
 use estafet_proto::v1::{ClusterStatus, NodeHealth, NodeStatus};
+use estafet_runtime::Tasks;
+use estafet_tls::Transport;
 use futures::future::try_join_all;
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -119,7 +121,11 @@ pub(crate) struct World {
     pub(crate) phones: Api,
     pub(crate) audit: Option<PathBuf>,
     masters: Vec<String>,
+    /// How masters are dialled.
+    transport: Transport,
     hands: Hands,
+    /// They read the certificates of `transport` again.
+    _tasks: Tasks,
 }
 
 /// Owner and epoch of each shard of each number.
@@ -159,6 +165,8 @@ impl World {
             phones: cluster.phones()?,
             audit: Some(cluster.audit_path()?),
             masters: cluster.master_addresses(),
+            transport: Transport::plain(),
+            _tasks: Tasks::new(),
             hands: Hands::Own { cluster, roads, releases: (first, other) },
         })
     }
@@ -166,8 +174,17 @@ impl World {
     /// Uses a running one.
     pub(crate) async fn attach(options: &Options, webhook: Option<&str>) -> anyhow::Result<Self> {
         let password = options.admin_password.as_deref().unwrap_or(ADMIN_PASSWORD);
-        let logins = options.webapp.iter().map(async |url| Api::anonymous(url)?.login("admin", password).await);
-        let webapps = try_join_all(logins).await.context("--webapp, --admin-password")?;
+        let tasks = Tasks::new();
+        let transport = options.tls.transport(estafet_tls::Role::Operator, None, &tasks);
+        let transport = transport.context("--tls-ca, --tls-cert, --tls-key")?;
+        answers(&transport, &options.masters).await.context("--masters, --tls-ca, --tls-cert, --tls-key")?;
+        let authorities = options.webapp_ca.as_ref().map(std::fs::read).transpose().context("--webapp-ca")?;
+        let caller = |url: &str| match &authorities {
+            Some(authorities) => Api::trusting(url, authorities).context("--webapp-ca"),
+            None => Api::anonymous(url),
+        };
+        let logins = options.webapp.iter().map(async |url| caller(url)?.login("admin", password).await);
+        let webapps = try_join_all(logins).await.context("--webapp, --webapp-ca, --admin-password")?;
         if let (Some(webhook), Some(first)) = (webhook, webapps.first()) {
             first.patch_settings(&json!({ "webhooks": { "url": webhook } })).await?;
         }
@@ -176,6 +193,8 @@ impl World {
             phones: Api::anonymous(options.phones_url.as_deref().context("--phones-url")?)?,
             audit: options.audit.clone(),
             masters: options.masters.clone(),
+            transport,
+            _tasks: tasks,
             hands: Hands::Hooks(options.hook.clone()),
         })
     }
@@ -229,12 +248,17 @@ impl World {
     /// What the leader knows.
     pub(crate) async fn status(&self) -> anyhow::Result<(String, ClusterStatus)> {
         for master in &self.masters {
-            match estafet_master::status(master).await {
+            match self.status_of(master).await {
                 Ok(status) if status.term > 0 => return Ok((master.clone(), status)),
                 _ => {}
             }
         }
         bail!("no master leads")
+    }
+
+    /// What a master knows.
+    pub(crate) async fn status_of(&self, master: &str) -> Result<ClusterStatus, tonic::Status> {
+        estafet_master::status_over(&self.transport, master).await
     }
 
     /// The masters other than this one.
@@ -288,6 +312,18 @@ impl World {
         let lives = |node: &&NodeStatus| node.health() == NodeHealth::Alive && !node.draining;
         Ok(status.nodes.iter().filter(lives).count())
     }
+}
+
+/// Whether some master answers; why not, so that nobody waits for a cluster that is not reached.
+async fn answers(transport: &Transport, masters: &[String]) -> anyhow::Result<()> {
+    let mut failure = anyhow!("no address was given");
+    for master in masters {
+        match estafet_master::status_over(transport, master).await {
+            Ok(_) => return Ok(()),
+            Err(status) => failure = anyhow!("{master}: {}", status.message()),
+        }
+    }
+    Err(failure)
 }
 
 async fn act_here(cluster: &mut Cluster, roads: &Proxied, verb: Verb, node: &str) -> anyhow::Result<()> {

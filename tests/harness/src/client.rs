@@ -92,8 +92,20 @@ impl Api {
     /// A caller without an account.
     pub fn anonymous(base_url: &str) -> anyhow::Result<Self> {
         estafet_runtime::install_crypto();
+        Self::with(base_url, reqwest::Client::builder())
+    }
+
+    /// The same at a server that has a certificate of these authorities (PEM) or of one that the system trusts.
+    pub fn trusting(base_url: &str, authorities: &[u8]) -> anyhow::Result<Self> {
+        estafet_runtime::install_crypto();
+        let authorities = reqwest::Certificate::from_pem_bundle(authorities)?;
+        ensure!(!authorities.is_empty(), "no certificate in PEM");
+        Self::with(base_url, reqwest::Client::builder().tls_certs_merge(authorities))
+    }
+
+    fn with(base_url: &str, http: reqwest::ClientBuilder) -> anyhow::Result<Self> {
         // A time-out longer than any the server has: a request that hangs is an error, not a hung test.
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
+        let http = http.timeout(Duration::from_secs(30)).no_proxy().build()?;
         Ok(Self { base_url: base_url.trim_end_matches('/').to_owned(), http, authorization: None, number: None })
     }
 

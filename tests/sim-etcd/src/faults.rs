@@ -15,6 +15,10 @@ pub(crate) const NODES: usize = 2;
 pub(crate) enum Fault {
     /// A process dies, and begins again afterwards.
     Crash(String),
+    /// A process is stopped: it does nothing, and goes on afterwards.
+    Stop(String),
+    /// The same for whichever master acts as leader, while an answer to a renewal of its lease is under way to it.
+    StopLeader,
     /// A host is lost with its process: nobody answers, not even to refuse.
     Lose(String),
     /// etcd dies and comes back without its data.
@@ -86,9 +90,11 @@ fn some_fault(rng: &mut SmallRng) -> Fault {
         _ => master.clone(),
     };
     let etcd = ETCD.to_owned();
-    match rng.random_range(0..15) {
+    match rng.random_range(0..18) {
         0..3 => Fault::Crash(other),
         14 => Fault::Lose(other),
+        15 => Fault::Stop(other),
+        16 | 17 => Fault::StopLeader,
         3 | 4 => Fault::Crash(etcd),
         5 => Fault::Wipe,
         6 | 7 => Fault::Cut(other, etcd),

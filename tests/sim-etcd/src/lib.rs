@@ -5,6 +5,8 @@
 //! assignments}` and its core, the gRPC client of etcd with everything below it up to the socket. Played: the network,
 //! etcd's state ([`etcd`]), the message database's term and owners ([`office`]).
 //!
+//! Each process runs on a runtime of its own ([`process`]), so that it can be stopped for a while.
+//!
 //! After every step: no two masters act as leader at once; no write of a leader takes effect while another leads; no
 //! two masters claim in one term. When faults are over one leads soon, and etcd, the database and all copies agree.
 
@@ -12,6 +14,7 @@ mod etcd;
 mod faults;
 mod network;
 mod office;
+mod process;
 mod world;
 
 use clap::ValueEnum;
@@ -25,6 +28,8 @@ pub enum Mutation {
     NeverStepsDown,
     /// A term that the database refuses is used nevertheless.
     TermNotRaised,
+    /// The age of a renewal counts from its answer.
+    BelievesAnswers,
 }
 
 /// What came of a run in which no rule was broken.

@@ -19,6 +19,8 @@ use tokio_stream::Stream;
 use tonic::transport::{Endpoint, server::Connected};
 use turmoil::net::{TcpListener, TcpStream};
 
+use crate::process::{Dials, connect};
+
 /// Host name of etcd.
 pub(crate) const ETCD: &str = "etcd";
 pub(crate) const ETCD_PORT: u16 = 2379;
@@ -37,6 +39,7 @@ pub(crate) struct Simulated {
     /// Host name of the process.
     pub(crate) host: String,
     pub(crate) cuts: Cuts,
+    pub(crate) dials: Dials,
 }
 
 impl Simulated {
@@ -56,9 +59,13 @@ impl Network for Simulated {
             .keep_alive_while_idle(true)
             .http2_keep_alive_interval(self.timing.renew)
             .keep_alive_timeout(self.timing.renew);
-        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(|uri: Uri| async move {
-            let address = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or_default());
-            Ok::<_, io::Error>(TokioIo::new(TcpStream::connect(address).await?))
+        let dials = self.dials.clone();
+        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+            let dials = dials.clone();
+            async move {
+                let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or_default());
+                Ok::<_, io::Error>(TokioIo::new(connect(&dials, host, port).await?))
+            }
         }));
         let client = Client::from_channel(Channel::Tonic(channel), None).await;
         client.map_err(|source| Error::Etcd { what: "connect", source: Box::new(source) })
@@ -66,8 +73,8 @@ impl Network for Simulated {
 
     /// turmoil refuses a dial that a cut swallows; a network that loses packets says nothing.
     async fn dial(&self, address: &str) -> io::Result<Connection> {
-        let dialled = TcpStream::connect(address).await;
-        let host = address.split(':').next().unwrap_or_default();
+        let (host, port) = address.split_once(':').unwrap_or((address, ""));
+        let dialled = connect(&self.dials, host, port.parse().map_err(io::Error::other)?).await;
         if dialled.is_err() && self.is_cut(host) {
             return std::future::pending().await;
         }
@@ -121,13 +128,4 @@ fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> 
         }
     });
     tokio_stream::wrappers::ReceiverStream::new(streams)
-}
-
-/// Listens as a process does, and holds what connects.
-pub(crate) async fn listen(port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).await?;
-    let mut open = Vec::new();
-    loop {
-        open.push(listener.accept().await?);
-    }
 }

@@ -1,7 +1,7 @@
 //! The office of a master: its real core, ticked by its own clock, and the part of the message database that fences terms.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) acting: BTreeMap<usize, i64>,
     /// Masters that could not know yet that they lost their lease: it was taken away by hand, or with all data.
     pub(crate) robbed: Vec<usize>,
+    /// Masters that are stopped: they do nothing, whatever they believe.
+    pub(crate) stopped: BTreeSet<usize>,
     /// Who is registered, as each master knows.
     pub(crate) copies: BTreeMap<usize, BTreeMap<String, String>>,
     pub(crate) database: Database,
@@ -39,6 +41,14 @@ pub(crate) struct Shared {
     pub(crate) may_claim: bool,
     pub(crate) broken: Vec<String>,
     pub(crate) notes: Vec<String>,
+}
+
+impl Shared {
+    /// Who acts as leader, in which term, and had to know if it did not lead any more.
+    pub(crate) fn leaders(&self) -> BTreeMap<usize, i64> {
+        let counts = |place: &usize| !self.robbed.contains(place) && !self.stopped.contains(place);
+        self.acting.iter().filter(|(place, _)| counts(place)).map(|(place, term)| (*place, *term)).collect()
+    }
 }
 
 /// The message database, as far as terms go.
@@ -180,7 +190,14 @@ impl Desk {
         };
         let shard = lock(&self.0.work).rng.random_range(0..u32::from(count().get()));
         let key = (number(), count(), Shard::new(shard, count()).expect("below the count"));
-        let claimed = lock(&self.0.shared).database.claim(term, (self.0.place, self.0.life), key);
+        let claimed = {
+            let mut shared = lock(&self.0.shared);
+            let leaders = shared.leaders();
+            if leaders.len() > 1 {
+                shared.broken.push(format!("several act as leader at once: {leaders:?}"));
+            }
+            shared.database.claim(term, (self.0.place, self.0.life), key)
+        };
         match claimed {
             Ok(Some(record)) => self.step(Event::Claimed { term, record }),
             Ok(None) => self.step(Event::ClaimFailed { term, key, stale: true }),
@@ -248,7 +265,8 @@ impl Office for Desk {
     }
 
     async fn renewed(&self, sent: Instant) {
-        self.step(Event::Renewed { sent: self.moment(sent) });
+        let counts_from = if self.0.mutation == Some(Mutation::BelievesAnswers) { Instant::now() } else { sent };
+        self.step(Event::Renewed { sent: self.moment(counts_from) });
     }
 
     async fn deposed(&self) {

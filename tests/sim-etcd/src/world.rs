@@ -1,7 +1,7 @@
 //! One run: the hosts, the faults as their times come, the rules after every step, and the end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use estafet_master::{
 };
 use estafet_model::BootId;
 use estafet_runtime::Tasks;
-use futures::future::{Either, Pending, pending};
+use futures::future::{Either, pending};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tokio::sync::watch;
 use turmoil::Sim;
@@ -22,8 +22,9 @@ use crate::{
     Mutation, Summary,
     etcd::{State, serve},
     faults::{Fault, MASTERS, NODES, Planned, master, node, plan, revoke_leader},
-    network::{self, Cuts, ETCD, Simulated},
+    network::{Cuts, ETCD, Simulated},
     office::{Desk, Shared},
+    process::{self, Dialled, Process},
 };
 
 const PREFIX: &str = "/sim";
@@ -44,7 +45,13 @@ const WELL: Duration = Duration::from_secs(3);
 /// The same when a leader dies and everything else is well: its standby notices.
 const FOLLOWED: Duration = Duration::from_millis(1500);
 
-type Dead = Arc<Mutex<BTreeSet<String>>>;
+/// The same when its host is lost or its process stopped, so that its lease has to end.
+const FOLLOWED_SILENT: Duration = Duration::from_millis(3500);
+/// How long a fault waits for its moment: renewals are half a second apart.
+const AIM: Duration = Duration::from_secs(1);
+
+type Dead = Arc<Mutex<bool>>;
+type Kernel = Arc<Mutex<Option<Dialled>>>;
 
 pub(crate) struct World {
     seed: u64,
@@ -54,13 +61,20 @@ pub(crate) struct World {
     planned: Vec<Planned>,
     active: Vec<Planned>,
     cuts: Cuts,
-    /// Hosts whose process is dead.
+    /// Whether etcd's process is dead.
     dead: Dead,
+    processes: BTreeMap<String, Process>,
+    /// What is left for the hosts of processes that start.
+    kernels: BTreeMap<String, Kernel>,
+    /// How often each process started.
+    lives: BTreeMap<String, u32>,
+    /// Seconds that the clock of each process needs for 100.
+    paces: BTreeMap<String, u32>,
     /// Since when nothing is wrong.
     calm_since: Duration,
     led_at: Duration,
-    /// A leader died while everything else was well.
-    followed_by: Option<Duration>,
+    /// A leader fell silent while everything else was well: when another must lead, and how long that is.
+    followed_by: Option<(Duration, Duration)>,
     claims_when_healed: u64,
     trace: Vec<String>,
 }
@@ -74,6 +88,10 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut planned = plan(&mut rng, HEALED);
         planned.reverse();
+        let mut clocks = SmallRng::seed_from_u64(seed ^ 0xC10C);
+        let names = (0..MASTERS).map(master).chain((0..NODES).map(node));
+        let paces: BTreeMap<String, u32> = names.map(|name| (name, clocks.random_range(PACE))).collect();
+        let trace = paces.iter().map(|(name, pace)| format!("the clock of {name} needs {pace} s for 100")).collect();
         Self {
             seed,
             mutation,
@@ -83,11 +101,15 @@ impl World {
             active: Vec::new(),
             cuts: Cuts::default(),
             dead: Dead::default(),
+            processes: BTreeMap::new(),
+            kernels: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            paces,
             calm_since: Duration::ZERO,
             led_at: Duration::ZERO,
             followed_by: None,
             claims_when_healed: 0,
-            trace: Vec::new(),
+            trace,
         }
     }
 
@@ -107,64 +129,81 @@ impl World {
         builder.rng_seed(self.seed).tick_duration(STEP).simulation_duration(END * 2).tcp_capacity(1024);
         builder.min_message_latency(Duration::from_millis(1)).max_message_latency(Duration::from_millis(20));
         let mut sim = builder.build();
-        self.start_hosts(&mut sim);
+        self.start_hosts(&mut sim)?;
         while sim.elapsed() < END {
-            self.strike(&mut sim);
-            sim.step().map_err(|error| format!("a process failed: {error}"))?;
+            self.strike(&mut sim)?;
+            sim.step().map_err(|error| format!("a host failed: {error}"))?;
+            self.processes.values_mut().for_each(|process| process.run(STEP));
             self.listen(sim.elapsed());
             self.check(sim.elapsed())?;
         }
         self.has_settled()
     }
 
-    fn start_hosts(&mut self, sim: &mut Sim<'_>) {
+    fn start_hosts(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
         let (state, dead) = (self.state.clone(), self.dead.clone());
         sim.host(ETCD, move || {
             let state = state.clone();
-            unless_dead(&dead, ETCD, move || async move { Ok(serve(state).await?) })
+            if *lock(&dead) { Either::Right(pending()) } else { Either::Left(async move { Ok(serve(state).await?) }) }
         });
-        let mut rng = SmallRng::seed_from_u64(self.seed ^ 0xC10C);
-        for place in 0..MASTERS {
-            let (shared, cuts, dead) = (self.shared.clone(), self.cuts.clone(), self.dead.clone());
-            let (seed, mutation) = (self.seed, self.mutation);
-            let (pace, lives) = (rng.random_range(PACE), Mutex::new(0));
-            self.trace.push(format!("the clock of master {place} needs {pace} s for 100"));
-            sim.host(master(place), move || {
-                let life = next_life(&lives);
-                let (shared, cuts) = (shared.clone(), cuts.clone());
-                unless_dead(&dead, &master(place), move || async move {
+        for name in (0..MASTERS).map(master).chain((0..NODES).map(node)) {
+            let kernel: Kernel = Arc::default();
+            self.kernels.insert(name.clone(), kernel.clone());
+            self.start(&name)?;
+            sim.host(name, move || match lock(&kernel).take() {
+                Some(dialled) => Either::Left(async move { Ok(process::kernel(dialled, PORT).await?) }),
+                // Its process is dead: nobody listens.
+                None => Either::Right(pending()),
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts a program, and leaves its host the kernel under it.
+    fn start(&mut self, name: &str) -> Result<(), String> {
+        let life = self.lives.entry(name.to_owned()).or_default();
+        *life += 1;
+        let pace = self.paces[name];
+        let (dials, dialled) = process::dials();
+        *lock(&self.kernels[name]) = Some(dialled);
+        let timing = Timing::default().at_pace(pace);
+        let network = Arc::new(Simulated { timing, host: name.to_owned(), cuts: self.cuts.clone(), dials });
+        let place = (0..MASTERS).find(|place| master(*place) == name);
+        let boot = boot(place.unwrap_or(MASTERS), *life);
+        let started = match place {
+            Some(place) => {
+                let identity = Identity { prefix: PREFIX.to_owned(), node: Node::new("master", &format!("{name}:{PORT}"), boot) };
+                let (start, seed, shared, mutation) = ((place, *life), self.seed, self.shared.clone(), self.mutation);
+                Process::start(name.to_owned(), async move {
                     // Its clock begins with the process.
-                    let desk = Desk::new((place, life), pace, seed, shared, mutation);
-                    Ok(run_master((place, life), pace, cuts, desk).await?)
+                    run_master(network, identity, Desk::new(start, pace, seed, shared, mutation));
                 })
-            });
-        }
-        for place in 0..NODES {
-            let (cuts, dead) = (self.cuts.clone(), self.dead.clone());
-            let (pace, lives) = (rng.random_range(PACE), Mutex::new(0));
-            sim.host(node(place), move || {
-                let (life, cuts) = (next_life(&lives), cuts.clone());
-                unless_dead(&dead, &node(place), move || async move {
-                    let (timing, tasks) = (Timing::default().at_pace(pace), Tasks::new());
-                    let network = Arc::new(Simulated { timing, host: node(place), cuts });
-                    let record = Node::new("coreapp", &format!("{}:{PORT}", node(place)), boot(place, life));
-                    register(network, timing, PREFIX.to_owned(), node(place), record, tasks).await;
-                    Ok(())
-                })
-            });
-        }
+            }
+            None => {
+                let record = Node::new("coreapp", &format!("{name}:{PORT}"), boot);
+                let registering = register(network, timing, PREFIX.to_owned(), name.to_owned(), record, Tasks::new());
+                Process::start(name.to_owned(), registering)
+            }
+        };
+        self.processes.insert(name.to_owned(), started.map_err(|error| format!("{name} does not start: {error}"))?);
+        Ok(())
     }
 
     /// Begins and ends what is due.
-    fn strike(&mut self, sim: &mut Sim<'_>) {
+    fn strike(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
         let now = sim.elapsed();
         let (over, active): (Vec<_>, Vec<_>) = std::mem::take(&mut self.active).into_iter().partition(|fault| fault.ends <= now);
         self.active = active;
         for planned in over {
-            self.mend(sim, now, &planned.fault);
+            self.mend(sim, now, &planned.fault)?;
         }
-        while self.planned.last().is_some_and(|next| next.begins <= now) {
-            let Some(planned) = self.planned.pop() else { return };
+        while self.planned.last().is_some_and(|next| next.begins <= now && !self.waits(now, next)) {
+            let Some(mut planned) = self.planned.pop() else { return Ok(()) };
+            if planned.fault == Fault::StopLeader {
+                // Nobody acts now: then it is the first.
+                let leader = lock(&self.shared).leaders().keys().next().copied();
+                planned.fault = Fault::Stop(master(leader.unwrap_or_default()));
+            }
             self.begin(sim, now, &planned.fault);
             if !planned.fault.is_instant() {
                 self.active.push(planned);
@@ -177,6 +216,13 @@ impl World {
             self.claims_when_healed = lock(&self.shared).database.claims;
         }
         lock(&self.shared).may_claim = now < QUIET;
+        Ok(())
+    }
+
+    /// Whether a fault waits for its moment, and others with it.
+    fn waits(&self, now: Duration, planned: &Planned) -> bool {
+        let is_renewed = lock(&self.state).leader_renewed().is_some_and(|renewed| renewed + STEP >= now);
+        planned.fault == Fault::StopLeader && !is_renewed && now < planned.begins + AIM
     }
 
     fn note(&mut self, now: Duration, line: impl std::fmt::Display) {
@@ -192,11 +238,17 @@ impl World {
         self.followed_by = None;
         match fault {
             Fault::Crash(name) => {
-                let leads = lock(&self.shared).acting.keys().any(|place| master(*place) == *name);
-                self.followed_by = (leads && was_calm).then_some(now + FOLLOWED);
+                self.is_to_be_followed(name, was_calm, now, FOLLOWED);
                 self.kill(sim, name);
             }
-            Fault::Lose(name) => self.lose(sim, name),
+            Fault::Lose(name) => {
+                self.is_to_be_followed(name, was_calm, now, FOLLOWED_SILENT);
+                self.lose(sim, name);
+            }
+            Fault::Stop(name) => {
+                self.is_to_be_followed(name, was_calm, now, FOLLOWED_SILENT);
+                self.stop(name);
+            }
             Fault::Wipe => {
                 self.kill(sim, ETCD);
                 lock(&self.state).wipe();
@@ -217,28 +269,39 @@ impl World {
                 let newest = state.revision();
                 state.compact(newest);
             }
-            Fault::Cut(..) => {}
+            Fault::Cut(..) | Fault::StopLeader => {}
         }
     }
 
-    fn mend(&mut self, sim: &mut Sim<'_>, now: Duration, fault: &Fault) {
+    /// If everything is well but for a leader that falls silent now, another leads soon.
+    fn is_to_be_followed(&mut self, name: &str, was_calm: bool, now: Duration, within: Duration) {
+        let leads = lock(&self.shared).acting.keys().any(|place| master(*place) == name);
+        self.followed_by = (leads && was_calm).then_some((now + within, within));
+    }
+
+    fn mend(&mut self, sim: &mut Sim<'_>, now: Duration, fault: &Fault) -> Result<(), String> {
         self.note(now, format!("{fault:?} ends"));
         let others: Vec<(String, String)> = self.active.iter().flat_map(|planned| planned.fault.cuts()).collect();
         lock(&self.cuts).retain(|cut| others.contains(cut) || !fault.cuts().contains(cut));
-        let etcd = ETCD.to_owned();
         match fault {
-            Fault::Crash(name) | Fault::Lose(name) => self.revive(sim, name),
-            Fault::Wipe => self.revive(sim, &etcd),
+            Fault::Crash(name) | Fault::Lose(name) => self.revive(sim, name)?,
+            Fault::Wipe => self.revive(sim, ETCD)?,
+            Fault::Stop(name) => self.go_on(name),
             Fault::Cut(one, other) if one != other => sim.repair(one.as_str(), other.as_str()),
             Fault::CutOneWay(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
             Fault::Hold(one, other) => sim.release(one.as_str(), other.as_str()),
-            Fault::Cut(..) | Fault::RevokeLeader | Fault::Compact => {}
+            Fault::Cut(..) | Fault::StopLeader | Fault::RevokeLeader | Fault::Compact => {}
         }
+        Ok(())
     }
 
     /// The host lives on without its process, and refuses connections.
     fn kill(&mut self, sim: &mut Sim<'_>, name: &str) {
-        if !lock(&self.dead).insert(name.to_owned()) {
+        if name == ETCD {
+            if std::mem::replace(&mut *lock(&self.dead), true) {
+                return;
+            }
+        } else if self.processes.remove(name).is_none() {
             return;
         }
         sim.bounce(name);
@@ -247,6 +310,7 @@ impl World {
 
     /// The host falls silent.
     fn lose(&mut self, sim: &mut Sim<'_>, name: &str) {
+        self.processes.remove(name);
         sim.crash(name);
         self.forget(name);
     }
@@ -256,21 +320,42 @@ impl World {
         if let Some(place) = (0..MASTERS).find(|place| master(*place) == name) {
             let mut shared = lock(&self.shared);
             shared.acting.remove(&place);
+            shared.stopped.remove(&place);
             shared.robbed.retain(|robbed| *robbed != place);
         }
     }
 
     /// Unless another fault keeps it down.
-    fn revive(&mut self, sim: &mut Sim<'_>, name: &str) {
+    fn revive(&mut self, sim: &mut Sim<'_>, name: &str) -> Result<(), String> {
         let keeps = |planned: &Planned| match &planned.fault {
             Fault::Crash(down) | Fault::Lose(down) => down == name,
             Fault::Wipe => name == ETCD,
             _ => false,
         };
-        if !self.active.iter().any(keeps) {
-            lock(&self.dead).remove(name);
-            sim.bounce(name);
+        if self.active.iter().any(keeps) {
+            return Ok(());
         }
+        if name == ETCD {
+            *lock(&self.dead) = false;
+        } else {
+            self.start(name)?;
+        }
+        sim.bounce(name);
+        Ok(())
+    }
+
+    fn stop(&mut self, name: &str) {
+        let Some(process) = self.processes.get_mut(name) else { return };
+        process.stop();
+        lock(&self.shared).stopped.extend((0..MASTERS).find(|place| master(*place) == name));
+    }
+
+    /// Unless it was stopped twice, or is another start of the process by now.
+    fn go_on(&mut self, name: &str) {
+        let still = self.active.iter().any(|planned| planned.fault == Fault::Stop(name.to_owned()));
+        let Some(process) = self.processes.get_mut(name).filter(|process| process.is_stopped() && !still) else { return };
+        lock(&self.shared).stopped.retain(|place| master(*place) != name);
+        process.go_on();
     }
 
     /// Takes over what the processes noted.
@@ -287,20 +372,17 @@ impl World {
         if let Some(broken) = shared.broken.first() {
             return Err(broken.clone());
         }
-        let sure: BTreeMap<usize, i64> = shared
-            .acting
-            .iter()
-            .filter(|(place, _)| !shared.robbed.contains(place))
-            .map(|(place, term)| (*place, *term))
-            .collect();
-        if sure.len() > 1 {
-            return Err(format!("several act as leader at once: {sure:?}"));
+        let leaders = shared.leaders();
+        if leaders.len() > 1 {
+            return Err(format!("several act as leader at once: {leaders:?}"));
         }
-        if !sure.is_empty() {
+        if !leaders.is_empty() {
             (self.led_at, self.followed_by) = (now, None);
         }
-        if self.followed_by.is_some_and(|by| now > by) {
-            return Err(format!("a leader that died was not followed within {FOLLOWED:?}"));
+        if let Some((by, within)) = self.followed_by
+            && now > by
+        {
+            return Err(format!("a leader that fell silent was not followed within {within:?}"));
         }
         if now.saturating_sub(self.led_at.max(self.calm_since)) > LEADERLESS {
             return Err(format!("nobody leads for {LEADERLESS:?} although nothing is wrong"));
@@ -353,21 +435,6 @@ impl World {
     }
 }
 
-/// What a host runs: its process, or nothing that listens.
-fn unless_dead<F: Future<Output = turmoil::Result>>(
-    dead: &Dead,
-    name: &str,
-    process: impl FnOnce() -> F,
-) -> Either<F, Pending<turmoil::Result>> {
-    if lock(dead).contains(name) { Either::Right(pending()) } else { Either::Left(process()) }
-}
-
-fn next_life(lives: &Mutex<u32>) -> u32 {
-    let mut lives = lock(lives);
-    *lives += 1;
-    *lives
-}
-
 fn boot(place: usize, life: u32) -> BootId {
     let mut boot = [0; 16];
     boot[0] = u8::try_from(place).unwrap_or(u8::MAX);
@@ -375,14 +442,10 @@ fn boot(place: usize, life: u32) -> BootId {
     BootId(boot)
 }
 
-/// A master, from its start to its death.
-async fn run_master((place, life): (usize, u32), pace: u32, cuts: Cuts, desk: Desk) -> anyhow::Result<()> {
-    let (timing, tasks) = (Timing::default().at_pace(pace), Tasks::new());
-    let network = Arc::new(Simulated { timing, host: master(place), cuts });
-    let address = format!("{}:{PORT}", master(place));
-    let identity = Identity { prefix: PREFIX.to_owned(), node: Node::new("master", &address, boot(place, life)) };
+/// Begins what a master does.
+fn run_master(network: Arc<Simulated>, identity: Identity, desk: Desk) {
+    let (timing, tasks) = (network.timing, Tasks::new());
     tasks.spawn("work", desk.clone().work());
     tasks.spawn("registrations", follow_nodes(network.clone(), timing, PREFIX.to_owned(), desk.clone(), tasks.clone()));
     tasks.spawn("election", stand(network, timing, identity, desk, watch::channel(false).0, tasks.clone()));
-    Ok(network::listen(PORT).await?)
 }

@@ -48,6 +48,11 @@ fn after_a_loss_of_etcds_data_a_term_that_is_not_raised_is_had_twice_or_refused(
 }
 
 #[test]
+fn a_stopped_leader_that_counts_a_renewal_from_its_answer_wakes_and_acts_beside_the_next() {
+    is_missed("believes-answers", &["act as leader at once"]);
+}
+
+#[test]
 fn a_seed_of_the_election_is_always_the_same_run() {
     for seed in ["1000", "1001"] {
         let (one, other) = (simulate(&["--seed", seed, "--trace"]), simulate(&["--seed", seed, "--trace"]));

@@ -21,6 +21,7 @@ const ELECTION: Duration = Duration::from_secs(1);
 struct Lease {
     ttl: Duration,
     ends: Time,
+    renewed: Time,
 }
 
 /// What etcd knows.
@@ -111,6 +112,11 @@ impl State {
         Some((String::from_utf8_lossy(&oldest.value).into_owned(), oldest.lease))
     }
 
+    /// When the leader's lease was renewed last.
+    pub(crate) fn leader_renewed(&self) -> Option<Time> {
+        self.leases.get(&self.oldest_candidate()?.lease).map(|lease| lease.renewed)
+    }
+
     fn oldest_candidate(&self) -> Option<&PbKeyValue> {
         let start = format!("{}/leader/", self.prefix).into_bytes();
         self.keys.values().filter(|kv| kv.key.starts_with(&start)).min_by_key(|kv| kv.create_revision)
@@ -121,7 +127,7 @@ impl State {
     pub(crate) fn grant(&mut self, now: Time, seconds: i64) -> i64 {
         self.next_lease += 1;
         let ttl = Duration::from_secs(seconds.unsigned_abs());
-        self.leases.insert(self.next_lease, Lease { ttl, ends: now + ttl });
+        self.leases.insert(self.next_lease, Lease { ttl, ends: now + ttl, renewed: now });
         self.next_lease
     }
 
@@ -129,7 +135,7 @@ impl State {
     pub(crate) fn renew(&mut self, now: Time, id: i64) -> i64 {
         match self.leases.get_mut(&id).filter(|lease| lease.ends > now) {
             Some(lease) => {
-                lease.ends = now + lease.ttl;
+                (lease.ends, lease.renewed) = (now + lease.ttl, now);
                 i64::try_from(lease.ttl.as_secs()).unwrap_or(i64::MAX)
             }
             None => 0,

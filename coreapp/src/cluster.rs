@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId, protocol};
+use estafet_model::{BootId, protocol};
 use estafet_proto::v1::{self, MasterOrder, NodeReport, Ownership, cluster_client::ClusterClient, master_order::Order};
 use estafet_runtime::{Backoff, Tasks};
 use estafet_store::Fence;
@@ -320,37 +320,10 @@ async fn next(orders: &mut Streaming<MasterOrder>) -> Result<Option<MasterOrder>
 }
 
 fn ownership(fence: &Fence) -> Ownership {
-    Ownership {
-        number: fence.number.as_u64(),
-        shard: fence.shard.get().into(),
-        shard_count: fence.count.get().into(),
-        epoch: fence.epoch.get().into(),
-    }
+    Ownership::new((fence.number, fence.count, fence.shard), fence.epoch)
 }
 
 /// What the master wrote; `None` if it is not an ownership.
 fn read(ownership: &Ownership) -> Option<Fence> {
-    let count = ShardCount::new(ownership.shard_count)?;
-    Some(Fence {
-        number: WaId::from_u64(ownership.number).ok()?,
-        shard: Shard::new(ownership.shard, count)?,
-        count,
-        epoch: Epoch::new(u32::try_from(ownership.epoch).ok()?),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ownership_survives_the_wire_and_nonsense_is_refused() {
-        let wire = Ownership { number: 15_550_000_001, shard: 3, shard_count: 4, epoch: 9 };
-        assert_eq!(read(&wire).map(|fence| ownership(&fence)), Some(wire));
-        for (shard, shard_count, number, epoch) in
-            [(4, 4, 15_550_000_001, 1), (0, 3, 15_550_000_001, 1), (0, 4, 0, 1), (0, 4, 15_550_000_001, u64::MAX)]
-        {
-            assert_eq!(read(&Ownership { number, shard, shard_count, epoch }), None);
-        }
-    }
+    ownership.read().map(|(key, epoch)| handoff::fence(key, epoch))
 }

@@ -31,7 +31,7 @@ use crate::{
         Core, Effect, Event, MapEntry, Record, Redial,
         fitness::Trouble,
         membership::{GRACE, Health},
-        placement::{NodeName, ShardKey},
+        placement::NodeName,
         resharding::Shape,
     },
     grpc::wire_reach,
@@ -314,21 +314,21 @@ impl Driver {
                 self.tasks.spawn("switch", layouts::switch(switch, self.store.clone(), self.handle.clone()));
             }
             Effect::Acquire { term, node, key, epoch } => {
-                let ownership = Some(ownership(&key, epoch.get()));
+                let ownership = Some(v1::Ownership::new(key, epoch));
                 self.order(term, &node, Order::Acquire(v1::Acquire { ownership }));
             }
             Effect::Release { term, node, key, epoch } => {
-                let ownership = Some(ownership(&key, epoch.get()));
+                let ownership = Some(v1::Ownership::new(key, epoch));
                 let owner = self.core.map().find(|entry| entry.key == key && entry.epoch > epoch).map(wire_entry);
                 self.order(term, &node, Order::Release(v1::Release { ownership, owner }));
             }
             Effect::Prepare { term, node, key, epoch } => {
-                let ownership = Some(ownership(&key, epoch.get()));
+                let ownership = Some(v1::Ownership::new(key, epoch));
                 self.order(term, &node, Order::Prepare(v1::Prepare { ownership }));
             }
             Effect::HandOff { term, node, key, epoch, to, boot, address } => {
                 tracing::info!(number = %key.0, shard = %key.2, node, to, "handing off");
-                let (ownership, boot) = (Some(ownership(&key, epoch.get())), boot.0.to_vec().into());
+                let (ownership, boot) = (Some(v1::Ownership::new(key, epoch)), boot.0.to_vec().into());
                 self.order(term, &node, Order::HandOff(v1::HandOff { ownership, node: to, boot, address }));
             }
             Effect::Redial { node, boot, address } => self.redial(node, boot, address),
@@ -419,7 +419,7 @@ impl Driver {
             boot: member.boot.0.to_vec().into(),
         });
         let failing = self.core.failing().map(|(key, failing)| v1::FailingShard {
-            ownership: Some(ownership(key, self.core.epoch(key).get())),
+            ownership: Some(v1::Ownership::new(*key, self.core.epoch(key))),
             failures: failing.count,
             retry_in_ms: u64::try_from(failing.after.saturating_sub(now).as_millis()).unwrap_or(u64::MAX),
         });
@@ -478,11 +478,7 @@ fn record(row: OwnerRow) -> Record {
     Record { key: (row.number, row.count, row.shard), epoch: row.epoch, node: row.owner, boot: row.boot, retired: row.retired }
 }
 
-fn ownership((number, count, shard): &ShardKey, epoch: u32) -> v1::Ownership {
-    v1::Ownership { number: number.as_u64(), shard: shard.get().into(), shard_count: count.get().into(), epoch: epoch.into() }
-}
-
 /// A map entry as it travels.
 pub(crate) fn wire_entry(entry: &MapEntry) -> v1::MapEntry {
-    v1::MapEntry { ownership: Some(ownership(&entry.key, entry.epoch.get())), address: entry.address.clone() }
+    v1::MapEntry { ownership: Some(v1::Ownership::new(entry.key, entry.epoch)), address: entry.address.clone() }
 }

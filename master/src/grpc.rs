@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
-use estafet_model::{BootId, Epoch, Shard, ShardCount, WaId, protocol};
+use estafet_model::{BootId, Epoch, protocol};
 use estafet_proto::v1::{
     self, ClusterStatus, MapUpdate, MasterOrder, NodeReport, ReachAnswer, ReachReport, StatusRequest, WatchMapRequest,
     cluster_server::{Cluster, ClusterServer},
@@ -191,11 +191,7 @@ fn read_report(report: NodeReport) -> Result<Report, Status> {
 }
 
 fn read_ownership(ownership: Option<v1::Ownership>) -> Result<(ShardKey, Epoch), Status> {
-    let read = |ownership: v1::Ownership| {
-        let number = WaId::from_u64(ownership.number).ok()?;
-        let count = ShardCount::new(ownership.shard_count)?;
-        Some(((number, count, Shard::new(ownership.shard, count)?), read_epoch(ownership.epoch)))
-    };
+    let read = |ownership: v1::Ownership| Some((ownership.key()?, read_epoch(ownership.epoch)));
     ownership.and_then(read).ok_or_else(|| Status::invalid_argument("ownership: number, shard and count"))
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{BootId, Epoch, Owner, Shard, ShardCount, ShardMap, WaId, protocol};
+use estafet_model::{BootId, Owner, ShardMap, WaId, protocol};
 use estafet_proto::v1::{self, WatchMapRequest, cluster_client::ClusterClient};
 use estafet_runtime::{Backoff, Tasks};
 use estafet_tls::{Role, Transport};
@@ -84,11 +84,8 @@ pub fn merge(map: &mut ShardMap, entries: Vec<v1::MapEntry>) -> bool {
 }
 
 fn read(entry: v1::MapEntry) -> Option<(WaId, Owner)> {
-    let ownership = entry.ownership?;
-    let count = ShardCount::new(ownership.shard_count)?;
-    let shard = Shard::new(ownership.shard, count)?;
-    let epoch = Epoch::new(u32::try_from(ownership.epoch).ok()?);
-    Some((WaId::from_u64(ownership.number).ok()?, Owner { address: entry.address, shard, count, epoch }))
+    let ((number, count, shard), epoch) = entry.ownership?.read()?;
+    Some((number, Owner { address: entry.address, shard, count, epoch }))
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {

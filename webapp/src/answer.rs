@@ -1,7 +1,7 @@
 //! The envelope of every answer (spec/auth-and-users.md §2) and the map from errors to HTTP.
 //!
 //! Rendering happens here only: `meta` is made once, `errors` never travels with success, 503
-//! and 429 carry `Retry-After`, 401 carries `WWW-Authenticate`.
+//! and 429 carry `Retry-After`, 401 carries `WWW-Authenticate`, 415 `Accept-Encoding`.
 
 use std::borrow::Cow;
 
@@ -131,6 +131,10 @@ impl Renderer {
         match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // Only encodings are refused so, and only this one is taken.
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after.unwrap_or(1)));

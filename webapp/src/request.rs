@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use bytes::{Bytes, BytesMut};
 use estafet_model::{ApiError, Code};
@@ -12,12 +12,13 @@ use http_body_util::BodyExt as _;
 
 /// Reads the body of a JSON endpoint.
 pub(crate) async fn json_body(headers: &HeaderMap, body: Body, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
-    check_content(headers)?;
+    check_type(headers)?;
     any_body(headers, body, limit, time).await
 }
 
 /// Reads a body of any type.
 pub(crate) async fn any_body(headers: &HeaderMap, body: Body, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
+    check_encoding(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
@@ -27,8 +28,17 @@ pub(crate) async fn any_body(headers: &HeaderMap, body: Body, limit: usize, time
         .unwrap_or_else(|_| Err(ApiError::new(Code::InvalidRequest, "The request body did not arrive in time")))
 }
 
-/// Missing types are tolerated, clearly different ones and encodings are not.
-fn check_content(headers: &HeaderMap) -> Result<(), ApiError> {
+/// A body is taken as it is: what a compressed one grows to would have to be capped apart.
+pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    match headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity) {
+        true => Ok(()),
+        false => Err(ApiError::new(Code::InvalidRequest, "Content-Encoding is not supported").with_status(415)),
+    }
+}
+
+/// Missing types are tolerated, clearly different ones are not.
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(value) = headers.get(header::CONTENT_TYPE) {
         let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         let json = essence.eq_ignore_ascii_case(b"application/json")
@@ -40,12 +50,7 @@ fn check_content(headers: &HeaderMap) -> Result<(), ApiError> {
             return Err(ApiError::new(Code::InvalidRequest, "Content-Type must be application/json"));
         }
     }
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(ApiError::new(Code::InvalidRequest, "Content-Encoding is not supported"))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 async fn collect(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
@@ -85,8 +90,6 @@ fn too_large(limit: usize) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     fn typed(value: &'static str) -> HeaderMap {
@@ -96,13 +99,29 @@ mod tests {
     #[test]
     fn json_and_untyped_bodies_pass_and_others_name_the_header() {
         for value in ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json", ""] {
-            assert!(check_content(&typed(value)).is_ok(), "{value}");
+            assert!(check_type(&typed(value)).is_ok(), "{value}");
         }
-        assert!(check_content(&HeaderMap::new()).is_ok());
+        assert!(check_type(&HeaderMap::new()).is_ok());
         for value in ["text/plain", "multipart/form-data; boundary=x", "image/jpeg", "text/json-ish"] {
-            let error = check_content(&typed(value)).unwrap_err();
+            let error = check_type(&typed(value)).unwrap_err();
             assert_eq!((error.code, error.status()), (Code::InvalidRequest, 400), "{value}");
             assert!(error.details.contains("Content-Type"));
+        }
+    }
+
+    #[test]
+    fn every_encoding_but_identity_is_refused() {
+        let encoded = |values: &[&'static str]| {
+            let headers = values.iter().map(|value| (header::CONTENT_ENCODING, HeaderValue::from_static(value)));
+            let mut map = HeaderMap::new();
+            map.extend(headers.map(|(name, value)| (Some(name), value)));
+            check_encoding(&map).map_err(|error| error.status())
+        };
+        for values in [&[][..], &["identity"], &["Identity"]] {
+            assert_eq!(encoded(values), Ok(()), "{values:?}");
+        }
+        for values in [&["gzip"][..], &["br"], &["identity, gzip"], &["identity", "gzip"]] {
+            assert_eq!(encoded(values), Err(415), "{values:?}");
         }
     }
 

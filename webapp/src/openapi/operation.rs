@@ -176,7 +176,7 @@ fn refusals(access: Access, class: Class, has_body: bool) -> Vec<u16> {
         statuses.push(429);
     }
     if has_body {
-        statuses.extend([400, 413]);
+        statuses.extend([400, 413, 415]);
     }
     statuses
 }
@@ -187,13 +187,14 @@ fn refusal(status: u16) -> RefOr<Response> {
 }
 
 /// Statuses of refusals, their names among the responses, and what they mean.
-pub(super) const REFUSALS: [(u16, &str, &str); 11] = [
+pub(super) const REFUSALS: [(u16, &str, &str); 12] = [
     (400, "BadRequest", "The request is not in order; `details` names the parameter at fault"),
     (401, "Unauthorized", "Credentials are missing, wrong or expired (1005)"),
     (403, "Forbidden", "The account may not do that (1005), or must change its password first (1024)"),
     (404, "NotFound", "There is no such thing (1006), or no such template (2001, 2003)"),
     (409, "Conflict", "Another change is under way"),
     (413, "TooLarge", "The body is too large"),
+    (415, "Encoded", "The body is compressed (`Content-Encoding`), which is not supported"),
     (422, "OtherRequest", "The `Idempotency-Key` was used for another message to this recipient"),
     (429, "TooManyRequests", "Too many requests (1015); repeat it after `Retry-After`"),
     (500, "InternalError", "It failed; nothing was done"),

@@ -20,6 +20,7 @@ use crate::{
     answer::{Answer, Outcome},
     app::App,
     media::Source,
+    request::check_encoding,
 };
 
 /// Most of a refused body that is read and forgotten.
@@ -30,7 +31,7 @@ pub(super) async fn upload(app: Arc<App>, mut call: Call) -> Outcome {
     let patience = Duration::from_millis(app.config.limits.body_timeout_ms);
     let headers = call.parts.headers.clone();
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    if let Err(error) = ready(&app) {
+    if let Err(error) = ready(&app).and_then(|()| check_encoding(&headers)) {
         forget(&headers, &mut call.body, patience).await;
         return Err(error.into());
     }

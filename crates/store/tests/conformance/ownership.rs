@@ -77,12 +77,31 @@ pub(crate) async fn each_shard_of_two_claims_of_many_has_one_winner(store: Share
     for round in 2..=5 {
         let claims: Vec<Claim<'_>> = held.iter().map(next).collect();
         let reversed: Vec<Claim<'_>> = claims.iter().rev().copied().collect();
-        let outcomes = join_all([store.claim_all(&claims), store.claim_all(&reversed)]).await;
-        held = outcomes.into_iter().flatten().filter_map(Result::unwrap).collect();
+        held = join_all([won(&store, claims), won(&store, reversed)]).await.concat();
         held.sort_by_key(|fence| fence.shard.get());
         let winners: Vec<_> = held.iter().map(|fence| (fence.shard.get(), fence.epoch.get())).collect();
         assert_eq!(winners, (0..8).map(|shard| (shard, round)).collect::<Vec<_>>());
     }
+}
+
+/// What was taken, when those that the other one held for long were tried again.
+async fn won(store: &SharedStore, mut claims: Vec<Claim<'_>>) -> Vec<Fence> {
+    let mut won = Vec::new();
+    while !claims.is_empty() {
+        let outcomes = store.claim_all(&claims).await;
+        claims = claims
+            .into_iter()
+            .zip(outcomes)
+            .filter_map(|(claim, outcome)| match outcome {
+                Err(Error::Unavailable(_)) => Some(claim),
+                outcome => {
+                    won.extend(outcome.unwrap());
+                    None
+                }
+            })
+            .collect();
+    }
+    won
 }
 
 pub(crate) async fn two_claims_of_the_same_epoch_have_one_winner(store: SharedStore) {

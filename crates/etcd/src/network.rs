@@ -48,11 +48,16 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
+    /// What every client asks for: signs of life, and that a member without a leader refuses instead of keeping calls
+    /// waiting and watches silent, for it would answer questions for a sign of life all the while.
+    pub fn demands() -> ConnectOptions {
+        let Timing { deadline, renew, .. } = Timing::default();
+        ConnectOptions::new().with_connect_timeout(deadline).with_keep_alive(renew, renew).with_require_leader(true)
+    }
+
     /// A token that ended is renewed by the client, and the call repeated.
     async fn options(&self) -> Result<ConnectOptions, Error> {
-        let Timing { deadline, renew, .. } = Timing::default();
-        let mut options =
-            ConnectOptions::new().with_connect_timeout(deadline).with_keep_alive(renew, renew).with_auto_token_refresh(true);
+        let mut options = Self::demands().with_auto_token_refresh(true);
         if let Some((name, password)) = &self.user {
             options = options.with_user(name, password);
         }

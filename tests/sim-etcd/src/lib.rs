@@ -1,5 +1,5 @@
 //! The election and the client around etcd, unchanged, in a simulation: three masters and two registered processes
-//! reach a simulated etcd over a simulated network, under one seed, with faults (docs/simulation.md).
+//! reach a simulated etcd of three members over a simulated network, under one seed, with faults (docs/simulation.md).
 //!
 //! Real: `estafet_etcd` (sessions, leases, registrations, followed keys), `estafet_master::{election, standing,
 //! assignments}` and its core, the gRPC client of etcd with everything below it up to the socket. Played: the network,
@@ -30,6 +30,8 @@ pub enum Mutation {
     TermNotRaised,
     /// The age of a renewal counts from its answer.
     BelievesAnswers,
+    /// Members of etcd that have no leader are listened to.
+    TrustsAnyMember,
 }
 
 /// What came of a run in which no rule was broken.

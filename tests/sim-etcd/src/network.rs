@@ -10,20 +10,30 @@ use std::{
 };
 
 use async_trait::async_trait;
-use estafet_etcd::{Error, Network, Timing, network::Connection};
+use estafet_etcd::{Access, Error, Network, Timing, network::Connection};
 use etcd_client::{Channel, Client};
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_stream::Stream;
-use tonic::transport::{Endpoint, server::Connected};
+use tonic::{
+    body::Body,
+    transport::{Endpoint, server::Connected},
+};
+use tower::{BoxError, Service, ServiceExt as _, util::BoxCloneSyncService};
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::process::{Dials, connect};
 
-/// Host name of etcd.
-pub(crate) const ETCD: &str = "etcd";
+/// Members of etcd.
+pub(crate) const MEMBERS: usize = 3;
 pub(crate) const ETCD_PORT: u16 = 2379;
+
+/// Host name of a member of etcd.
+pub(crate) fn member(place: usize) -> String {
+    format!("e{place}")
+}
 
 /// Time since the simulation began.
 pub(crate) fn now() -> Duration {
@@ -40,6 +50,9 @@ pub(crate) struct Simulated {
     pub(crate) host: String,
     pub(crate) cuts: Cuts,
     pub(crate) dials: Dials,
+    pub(crate) chance: Mutex<SmallRng>,
+    /// A rule that is taken out: members without a leader are not asked to say so.
+    pub(crate) trusts_any_member: bool,
 }
 
 impl Simulated {
@@ -53,21 +66,29 @@ impl Simulated {
 impl Network for Simulated {
     /// With the deadlines and signs of life that a real connection has.
     async fn client(&self) -> Result<Client, Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{ETCD}:{ETCD_PORT}")).expect("an address");
-        let endpoint = endpoint
-            .connect_timeout(self.timing.deadline)
-            .keep_alive_while_idle(true)
-            .http2_keep_alive_interval(self.timing.renew)
-            .keep_alive_timeout(self.timing.renew);
-        let dials = self.dials.clone();
-        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
-            let dials = dials.clone();
-            async move {
-                let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or_default());
-                Ok::<_, io::Error>(TokioIo::new(connect(&dials, host, port).await?))
-            }
-        }));
-        let client = Client::from_channel(Channel::Tonic(channel), None).await;
+        let connecting = Connecting::default();
+        let member = |place| {
+            let endpoint = Endpoint::from_shared(format!("http://{}:{ETCD_PORT}", member(place))).expect("an address");
+            let endpoint = endpoint
+                .connect_timeout(self.timing.deadline)
+                .keep_alive_while_idle(true)
+                .http2_keep_alive_interval(self.timing.renew)
+                .keep_alive_timeout(self.timing.renew);
+            let (dials, connecting) = (self.dials.clone(), connecting.clone());
+            endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+                let (dials, trying) = (dials.clone(), Trying::begin(&connecting, place));
+                async move {
+                    let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or_default());
+                    let connected = connect(&dials, host, port).await;
+                    drop(trying);
+                    Ok::<_, io::Error>(TokioIo::new(connected?))
+                }
+            }))
+        };
+        let chance = SmallRng::from_rng(&mut *self.chance.lock().unwrap_or_else(PoisonError::into_inner));
+        let balanced = Balanced { members: std::array::from_fn(member), connecting, chance: Arc::new(Mutex::new(chance)) };
+        let options = Access::demands().with_require_leader(!self.trusts_any_member);
+        let client = Client::from_channel(Channel::Custom(BoxCloneSyncService::new(balanced)), Some(options)).await;
         client.map_err(|source| Error::Etcd { what: "connect", source: Box::new(source) })
     }
 
@@ -79,6 +100,60 @@ impl Network for Simulated {
             return std::future::pending().await;
         }
         Ok(Box::new(dialled?))
+    }
+}
+
+/// Members that are being connected to.
+type Connecting = Arc<Mutex<BTreeSet<usize>>>;
+
+/// One try to connect, until it is dropped.
+struct Trying {
+    connecting: Connecting,
+    place: usize,
+}
+
+impl Trying {
+    fn begin(connecting: &Connecting, place: usize) -> Self {
+        connecting.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+        Self { connecting: connecting.clone(), place }
+    }
+}
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        self.connecting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+    }
+}
+
+/// Gives each call to some member that is not being connected to, as the product's channel over several members does:
+/// that one has its own connector and its own chance, so it cannot be used here.
+#[derive(Clone)]
+struct Balanced {
+    members: [tonic::transport::Channel; MEMBERS],
+    connecting: Connecting,
+    chance: Arc<Mutex<SmallRng>>,
+}
+
+impl Service<http::Request<Body>> for Balanced {
+    type Response = http::Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let ready: Vec<usize> = {
+            let connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+            (0..MEMBERS).filter(|place| !connecting.contains(place)).collect()
+        };
+        let chosen = {
+            let mut chance = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
+            ready.choose(&mut *chance).copied().unwrap_or_else(|| chance.random_range(0..MEMBERS))
+        };
+        let member = self.members[chosen].clone();
+        Box::pin(async move { Ok(member.oneshot(request).await?) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! One run: the hosts, the faults as their times come, the rules after every step, and the end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,14 +15,14 @@ use estafet_model::BootId;
 use estafet_runtime::Tasks;
 use futures::future::{Either, pending};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use turmoil::Sim;
 
 use crate::{
     Mutation, Summary,
-    etcd::{State, serve},
-    faults::{Fault, MASTERS, NODES, Planned, master, node, plan, revoke_leader},
-    network::{Cuts, ETCD, Simulated},
+    etcd::{Etcd, State, serve},
+    faults::{Fault, MASTERS, NODES, Planned, hosts, is_borne, master, members_but, node, pairs, plan, revoke_leader},
+    network::{Cuts, MEMBERS, Simulated, member},
     office::{Desk, Shared},
     process::{self, Dialled, Process},
 };
@@ -40,6 +40,10 @@ const QUIET: Duration = Duration::from_secs(36);
 const END: Duration = Duration::from_secs(39);
 /// Without any fault some master leads after so long: a lease, a restart's addition to it, a watch's trust.
 const LEADERLESS: Duration = Duration::from_secs(7);
+/// The same when something is wrong that others do without, since etcd's leader changed: they may be hit in turn.
+const LEADERLESS_BORNE: Duration = Duration::from_secs(8);
+/// How long a copy of the registrations may be old.
+const ASTRAY: Duration = Duration::from_secs(6);
 /// After so long without any fault all is well again: all stand, and know whom they wait for.
 const WELL: Duration = Duration::from_secs(3);
 /// The same when a leader dies and everything else is well: its standby notices.
@@ -50,28 +54,34 @@ const FOLLOWED_SILENT: Duration = Duration::from_millis(3500);
 /// How long a fault waits for its moment: renewals are half a second apart.
 const AIM: Duration = Duration::from_secs(1);
 
-type Dead = Arc<Mutex<bool>>;
+type Dead = Arc<Mutex<BTreeSet<usize>>>;
 type Kernel = Arc<Mutex<Option<Dialled>>>;
 
 pub(crate) struct World {
     seed: u64,
     mutation: Option<Mutation>,
-    state: Arc<Mutex<State>>,
+    etcd: Arc<Etcd>,
     shared: Arc<Mutex<Shared>>,
     planned: Vec<Planned>,
     active: Vec<Planned>,
     cuts: Cuts,
-    /// Whether etcd's process is dead.
+    /// Members of etcd whose process is dead.
     dead: Dead,
     processes: BTreeMap<String, Process>,
     /// What is left for the hosts of processes that start.
     kernels: BTreeMap<String, Kernel>,
     /// How often each process started.
     lives: BTreeMap<String, u32>,
+    /// What the processes draw their chance from.
+    chance: SmallRng,
     /// Seconds that the clock of each process needs for 100.
     paces: BTreeMap<String, u32>,
     /// Since when nothing is wrong.
     calm_since: Duration,
+    /// Since when others do without what is wrong, and etcd has its leader.
+    borne_since: Duration,
+    /// Since when masters that are well do not know who is registered.
+    astray: BTreeMap<usize, Duration>,
     led_at: Duration,
     /// A leader fell silent while everything else was well: when another must lead, and how long that is.
     followed_by: Option<(Duration, Duration)>,
@@ -95,7 +105,11 @@ impl World {
         Self {
             seed,
             mutation,
-            state: Arc::new(Mutex::new(State::new(PREFIX, mutation == Some(Mutation::TakesAnyWriter)))),
+            etcd: Arc::new(Etcd {
+                state: Mutex::new(State::new(PREFIX, mutation == Some(Mutation::TakesAnyWriter))),
+                quorum: Mutex::default(),
+                changed: Notify::new(),
+            }),
             shared: Arc::new(Mutex::new(Shared { may_claim: true, ..Shared::default() })),
             planned,
             active: Vec::new(),
@@ -104,7 +118,10 @@ impl World {
             processes: BTreeMap::new(),
             kernels: BTreeMap::new(),
             lives: BTreeMap::new(),
+            chance: clocks,
             paces,
+            borne_since: Duration::ZERO,
+            astray: BTreeMap::new(),
             calm_since: Duration::ZERO,
             led_at: Duration::ZERO,
             followed_by: None,
@@ -118,7 +135,7 @@ impl World {
         Summary {
             terms: shared.database.terms,
             claims: shared.database.claims,
-            writes: lock(&self.state).guarded,
+            writes: lock(&self.etcd.state).guarded,
             trace: self.trace.clone(),
         }
     }
@@ -132,6 +149,7 @@ impl World {
         self.start_hosts(&mut sim)?;
         while sim.elapsed() < END {
             self.strike(&mut sim)?;
+            self.agree(sim.elapsed());
             sim.step().map_err(|error| format!("a host failed: {error}"))?;
             self.processes.values_mut().for_each(|process| process.run(STEP));
             self.listen(sim.elapsed());
@@ -141,11 +159,14 @@ impl World {
     }
 
     fn start_hosts(&mut self, sim: &mut Sim<'_>) -> Result<(), String> {
-        let (state, dead) = (self.state.clone(), self.dead.clone());
-        sim.host(ETCD, move || {
-            let state = state.clone();
-            if *lock(&dead) { Either::Right(pending()) } else { Either::Left(async move { Ok(serve(state).await?) }) }
-        });
+        for place in 0..MEMBERS {
+            let (etcd, dead) = (self.etcd.clone(), self.dead.clone());
+            sim.host(member(place), move || {
+                let etcd = etcd.clone();
+                let is_dead = lock(&dead).contains(&place);
+                if is_dead { Either::Right(pending()) } else { Either::Left(async move { Ok(serve(etcd, place).await?) }) }
+            });
+        }
         for name in (0..MASTERS).map(master).chain((0..NODES).map(node)) {
             let kernel: Kernel = Arc::default();
             self.kernels.insert(name.clone(), kernel.clone());
@@ -167,7 +188,9 @@ impl World {
         let (dials, dialled) = process::dials();
         *lock(&self.kernels[name]) = Some(dialled);
         let timing = Timing::default().at_pace(pace);
-        let network = Arc::new(Simulated { timing, host: name.to_owned(), cuts: self.cuts.clone(), dials });
+        let chance = Mutex::new(SmallRng::from_rng(&mut self.chance));
+        let (cuts, trusts_any_member) = (self.cuts.clone(), self.mutation == Some(Mutation::TrustsAnyMember));
+        let network = Arc::new(Simulated { timing, host: name.to_owned(), cuts, dials, chance, trusts_any_member });
         let place = (0..MASTERS).find(|place| master(*place) == name);
         let boot = boot(place.unwrap_or(MASTERS), *life);
         let started = match place {
@@ -199,11 +222,7 @@ impl World {
         }
         while self.planned.last().is_some_and(|next| next.begins <= now && !self.waits(now, next)) {
             let Some(mut planned) = self.planned.pop() else { return Ok(()) };
-            if planned.fault == Fault::StopLeader {
-                // Nobody acts now: then it is the first.
-                let leader = lock(&self.shared).leaders().keys().next().copied();
-                planned.fault = Fault::Stop(master(leader.unwrap_or_default()));
-            }
+            self.aim(&mut planned.fault);
             self.begin(sim, now, &planned.fault);
             if !planned.fault.is_instant() {
                 self.active.push(planned);
@@ -211,6 +230,9 @@ impl World {
         }
         if !self.active.is_empty() {
             self.calm_since = now;
+        }
+        if !is_borne(self.active.iter().map(|planned| &planned.fault)) {
+            self.borne_since = now;
         }
         if now == HEALED {
             self.claims_when_healed = lock(&self.shared).database.claims;
@@ -221,8 +243,41 @@ impl World {
 
     /// Whether a fault waits for its moment, and others with it.
     fn waits(&self, now: Duration, planned: &Planned) -> bool {
-        let is_renewed = lock(&self.state).leader_renewed().is_some_and(|renewed| renewed + STEP >= now);
+        let is_renewed = lock(&self.etcd.state).leader_renewed().is_some_and(|renewed| renewed + STEP >= now);
         planned.fault == Fault::StopLeader && !is_renewed && now < planned.begins + AIM
+    }
+
+    /// Who leads is hit, as soon as it is known who that is; where nobody leads it is the first.
+    fn aim(&self, fault: &mut Fault) {
+        let leader = lock(&self.etcd.quorum).leader().unwrap_or_default();
+        match fault {
+            Fault::StopLeader => {
+                let acts = lock(&self.shared).leaders().keys().next().copied();
+                *fault = Fault::Stop(master(acts.unwrap_or_default()));
+            }
+            Fault::CrashEtcdLeader => *fault = Fault::Crash(member(leader)),
+            Fault::CutEtcdLeader => *fault = Fault::Cut(member(leader), members_but(Some(leader))),
+            _ => {}
+        }
+    }
+
+    /// etcd's members see who of them is there.
+    fn agree(&mut self, now: Duration) {
+        let mut quorum = lock(&self.etcd.quorum);
+        let before: Vec<bool> = (0..MEMBERS).map(|member| quorum.serves(member)).collect();
+        quorum.set_cuts(&lock(&self.cuts));
+        (0..MEMBERS).for_each(|member| quorum.set_down(member, lock(&self.dead).contains(&member)));
+        if quorum.passed(now) {
+            lock(&self.etcd.state).led(now);
+            // All leases are long again, also of those who are gone.
+            self.borne_since = now;
+        }
+        let is_news = |member: usize| before[member] != quorum.serves(member) || quorum.is_leaderless(member, now);
+        let tell = (0..MEMBERS).any(is_news);
+        drop(quorum);
+        if tell {
+            self.etcd.changed.notify_waiters();
+        }
     }
 
     fn note(&mut self, now: Duration, line: impl std::fmt::Display) {
@@ -239,37 +294,35 @@ impl World {
         match fault {
             Fault::Crash(name) => {
                 self.is_to_be_followed(name, was_calm, now, FOLLOWED);
-                self.kill(sim, name);
+                hosts(name).for_each(|name| self.kill(sim, name));
             }
             Fault::Lose(name) => {
                 self.is_to_be_followed(name, was_calm, now, FOLLOWED_SILENT);
-                self.lose(sim, name);
+                hosts(name).for_each(|name| self.lose(sim, name));
             }
             Fault::Stop(name) => {
                 self.is_to_be_followed(name, was_calm, now, FOLLOWED_SILENT);
                 self.stop(name);
             }
             Fault::Wipe => {
-                self.kill(sim, ETCD);
-                lock(&self.state).wipe();
+                (0..MEMBERS).for_each(|place| self.kill(sim, &member(place)));
+                lock(&self.etcd.state).wipe();
                 let mut shared = lock(&self.shared);
                 shared.robbed = shared.acting.keys().copied().collect();
             }
-            Fault::Cut(one, other) if one != other => sim.partition(one.as_str(), other.as_str()),
-            Fault::CutOneWay(from, to) => sim.partition_oneway(from.as_str(), to.as_str()),
-            Fault::Hold(one, other) => sim.hold(one.as_str(), other.as_str()),
+            Fault::Cut(..) | Fault::CutOneWay(..) | Fault::Hold(..) => cut(sim, fault),
             Fault::RevokeLeader => {
-                let robbed = revoke_leader(&mut lock(&self.state));
+                let robbed = revoke_leader(&mut lock(&self.etcd.state));
                 let mut shared = lock(&self.shared);
                 let acting = robbed.filter(|place| shared.acting.contains_key(place));
                 shared.robbed.extend(acting);
             }
             Fault::Compact => {
-                let mut state = lock(&self.state);
+                let mut state = lock(&self.etcd.state);
                 let newest = state.revision();
                 state.compact(newest);
             }
-            Fault::Cut(..) | Fault::StopLeader => {}
+            Fault::StopLeader | Fault::CrashEtcdLeader | Fault::CutEtcdLeader => {}
         }
     }
 
@@ -284,21 +337,23 @@ impl World {
         let others: Vec<(String, String)> = self.active.iter().flat_map(|planned| planned.fault.cuts()).collect();
         lock(&self.cuts).retain(|cut| others.contains(cut) || !fault.cuts().contains(cut));
         match fault {
-            Fault::Crash(name) | Fault::Lose(name) => self.revive(sim, name)?,
-            Fault::Wipe => self.revive(sim, ETCD)?,
+            Fault::Crash(name) | Fault::Lose(name) => hosts(name).try_for_each(|name| self.revive(sim, name))?,
+            Fault::Wipe => (0..MEMBERS).try_for_each(|place| self.revive(sim, &member(place)))?,
             Fault::Stop(name) => self.go_on(name),
-            Fault::Cut(one, other) if one != other => sim.repair(one.as_str(), other.as_str()),
-            Fault::CutOneWay(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
-            Fault::Hold(one, other) => sim.release(one.as_str(), other.as_str()),
-            Fault::Cut(..) | Fault::StopLeader | Fault::RevokeLeader | Fault::Compact => {}
+            Fault::Cut(one, other) => apart(one, other).for_each(|(one, other)| sim.repair(one, other)),
+            Fault::CutOneWay(from, to) => pairs(from, to).into_iter().for_each(|(from, to)| sim.repair_oneway(from, to)),
+            Fault::Hold(one, other) => pairs(one, other).into_iter().for_each(|(one, other)| sim.release(one, other)),
+            _ => {}
         }
+        // A link may be under another fault still.
+        self.active.iter().for_each(|planned| cut(sim, &planned.fault));
         Ok(())
     }
 
     /// The host lives on without its process, and refuses connections.
     fn kill(&mut self, sim: &mut Sim<'_>, name: &str) {
-        if name == ETCD {
-            if std::mem::replace(&mut *lock(&self.dead), true) {
+        if let Some(place) = member_at(name) {
+            if !lock(&self.dead).insert(place) {
                 return;
             }
         } else if self.processes.remove(name).is_none() {
@@ -310,6 +365,7 @@ impl World {
 
     /// The host falls silent.
     fn lose(&mut self, sim: &mut Sim<'_>, name: &str) {
+        lock(&self.dead).extend(member_at(name));
         self.processes.remove(name);
         sim.crash(name);
         self.forget(name);
@@ -328,17 +384,16 @@ impl World {
     /// Unless another fault keeps it down.
     fn revive(&mut self, sim: &mut Sim<'_>, name: &str) -> Result<(), String> {
         let keeps = |planned: &Planned| match &planned.fault {
-            Fault::Crash(down) | Fault::Lose(down) => down == name,
-            Fault::Wipe => name == ETCD,
+            Fault::Crash(down) | Fault::Lose(down) => hosts(down).any(|down| down == name),
+            Fault::Wipe => member_at(name).is_some(),
             _ => false,
         };
         if self.active.iter().any(keeps) {
             return Ok(());
         }
-        if name == ETCD {
-            *lock(&self.dead) = false;
-        } else {
-            self.start(name)?;
+        match member_at(name) {
+            Some(place) => drop(lock(&self.dead).remove(&place)),
+            None => self.start(name)?,
         }
         sim.bounce(name);
         Ok(())
@@ -365,7 +420,7 @@ impl World {
     }
 
     fn check(&mut self, now: Duration) -> Result<(), String> {
-        if let Some(broken) = lock(&self.state).broken.first() {
+        if let Some(broken) = lock(&self.etcd.state).broken.first() {
             return Err(broken.clone());
         }
         let shared = lock(&self.shared);
@@ -387,12 +442,34 @@ impl World {
         if now.saturating_sub(self.led_at.max(self.calm_since)) > LEADERLESS {
             return Err(format!("nobody leads for {LEADERLESS:?} although nothing is wrong"));
         }
+        if now.saturating_sub(self.led_at.max(self.borne_since)) > LEADERLESS_BORNE {
+            return Err(format!("nobody leads for {LEADERLESS_BORNE:?} although somebody could"));
+        }
+        drop(shared);
+        self.know_who_is_registered(now)
+    }
+
+    /// Masters that nothing is wrong with know it soon, as long as etcd works.
+    fn know_who_is_registered(&mut self, now: Duration) -> Result<(), String> {
+        let shared = lock(&self.shared);
+        let registered = lock(&self.etcd.state).listed("node/");
+        for place in 0..MASTERS {
+            let is_hit = self.active.iter().any(|planned| planned.fault.touches().contains(master(place).as_str()));
+            if is_hit || self.borne_since + STEP >= now || shared.copies.get(&place) == Some(&registered) {
+                self.astray.remove(&place);
+                continue;
+            }
+            let since = *self.astray.entry(place).or_insert(now);
+            if now.saturating_sub(since) > ASTRAY {
+                return Err(format!("master {place} has not known who is registered for {ASTRAY:?} although it could"));
+            }
+        }
         Ok(())
     }
 
     /// In the end one leads, and all agree on everything.
     fn has_settled(&self) -> Result<(), String> {
-        let (shared, state) = (lock(&self.shared), lock(&self.state));
+        let (shared, state) = (lock(&self.shared), lock(&self.etcd.state));
         let agree = |what: &str, holds: bool, seen: String| if holds { Ok(()) } else { Err(format!("{what}: {seen}")) };
         let leader = state.leader().map(|(address, _)| address);
         let acting: Vec<String> = shared.acting.keys().map(|place| format!("{}:{PORT}", master(*place))).collect();
@@ -432,6 +509,25 @@ impl World {
         };
         let stored: BTreeMap<String, String> = shared.database.rows.values().map(row).collect();
         agree("etcd says what the database says", said == stored, format!("{said:?} {stored:?}"))
+    }
+}
+
+fn member_at(name: &str) -> Option<usize> {
+    (0..MEMBERS).find(|place| member(*place) == name)
+}
+
+/// Pairs of different hosts.
+fn apart(one: &str, other: &str) -> impl Iterator<Item = (String, String)> {
+    pairs(one, other).into_iter().filter(|(one, other)| one != other)
+}
+
+/// What a fault does to links.
+fn cut(sim: &Sim<'_>, fault: &Fault) {
+    match fault {
+        Fault::Cut(one, other) => apart(one, other).for_each(|(one, other)| sim.partition(one, other)),
+        Fault::CutOneWay(from, to) => pairs(from, to).into_iter().for_each(|(from, to)| sim.partition_oneway(from, to)),
+        Fault::Hold(one, other) => pairs(one, other).into_iter().for_each(|(one, other)| sim.hold(one, other)),
+        _ => {}
     }
 }
 

@@ -1,8 +1,8 @@
-//! etcd's own gRPC services over [`State`]: keys, leases, watches.
+//! etcd's own gRPC services over [`State`]: keys, leases, watches. Each member answers while it agrees with a majority.
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,11 +14,11 @@ use etcd_client::proto::{
     PbLeaseTimeToLiveResponse, PbPutRequest, PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbTxnRequest,
     PbTxnResponse, PbWatchRequest, PbWatchRequestUnion, PbWatchResponse, PbWatchServer, PbWatchService,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::State;
+use super::{Etcd, Quorum, State};
 use crate::network;
 
 /// How often it is looked which leases have ended.
@@ -26,15 +26,23 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Answers that wait for a client.
 const ANSWERS: usize = 64;
 
-/// Serves until the process is killed.
-pub(crate) async fn serve(state: Arc<Mutex<State>>) -> anyhow::Result<()> {
-    let service = Service { state, changed: Arc::default(), tasks: Tasks::new() };
-    service.change(|state| state.restarted(network::now()));
-    let expiring = service.clone();
+/// How often a request that waits for a leader looks for one, and for how long.
+const TRY: Duration = Duration::from_millis(50);
+const TRIES: u32 = 140;
+/// What a client says that would rather be refused than wait for a leader.
+const REQUIRES_LEADER: &str = "hasleader";
+
+/// Serves as this member until the process is killed.
+pub(crate) async fn serve(etcd: Arc<Etcd>, member: usize) -> anyhow::Result<()> {
+    let service = Service { etcd, member, tasks: Tasks::new() };
+    let looking = service.clone();
     service.tasks.spawn("expiry", async move {
         loop {
-            tokio::time::sleep(LOOK).await;
-            expiring.change(|state| state.expire(network::now()));
+            sleep(LOOK).await;
+            let leads = looking.quorum().leader() == Some(member);
+            if leads {
+                looking.change(|state| state.expire(network::now()));
+            }
         }
     });
     let router = tonic::transport::Server::builder()
@@ -48,9 +56,8 @@ pub(crate) async fn serve(state: Arc<Mutex<State>>) -> anyhow::Result<()> {
 
 #[derive(Clone)]
 struct Service {
-    state: Arc<Mutex<State>>,
-    /// Wakes watches in their order, so that a seed is always the same run.
-    changed: Arc<Notify>,
+    etcd: Arc<Etcd>,
+    member: usize,
     tasks: Tasks,
 }
 
@@ -59,7 +66,28 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.etcd.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn quorum(&self) -> MutexGuard<'_, Quorum> {
+        self.etcd.quorum.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until this member can answer. What its client gave up meanwhile takes place nevertheless.
+    async fn agreed(&self, requires_leader: bool) -> Result<(), Status> {
+        for _ in 0..TRIES {
+            {
+                let quorum = self.quorum();
+                if quorum.serves(self.member) {
+                    return Ok(());
+                }
+                if requires_leader && quorum.is_leaderless(self.member, network::now()) {
+                    return Err(no_leader());
+                }
+            }
+            sleep(TRY).await;
+        }
+        Err(Status::unavailable("etcdserver: request timed out"))
     }
 
     /// Does something, and wakes the watches if there are news.
@@ -68,7 +96,7 @@ impl Service {
         let before = (state.revision(), state.compacted());
         let done = how(&mut state);
         if before != (state.revision(), state.compacted()) {
-            self.changed.notify_waiters();
+            self.etcd.changed.notify_waiters();
         }
         done
     }
@@ -79,6 +107,7 @@ impl PbKvService for Service {
     type RangeStreamStream = Answers<PbRangeStreamResponse>;
 
     async fn range(&self, request: Request<PbRangeRequest>) -> Answer<PbRangeResponse> {
+        self.agreed(requires_leader(&request)).await?;
         Ok(Response::new(self.state().range(request.get_ref())))
     }
 
@@ -87,18 +116,22 @@ impl PbKvService for Service {
     }
 
     async fn put(&self, request: Request<PbPutRequest>) -> Answer<PbPutResponse> {
+        self.agreed(requires_leader(&request)).await?;
         self.change(|state| state.put(request.get_ref())).map(Response::new)
     }
 
     async fn delete_range(&self, request: Request<PbDeleteRequest>) -> Answer<PbDeleteResponse> {
+        self.agreed(requires_leader(&request)).await?;
         Ok(Response::new(self.change(|state| state.delete(request.get_ref()))))
     }
 
     async fn txn(&self, request: Request<PbTxnRequest>) -> Answer<PbTxnResponse> {
+        self.agreed(requires_leader(&request)).await?;
         self.change(|state| state.txn(request.get_ref())).map(Response::new)
     }
 
     async fn compact(&self, request: Request<PbCompactionRequest>) -> Answer<PbCompactionResponse> {
+        self.agreed(requires_leader(&request)).await?;
         self.change(|state| state.compact(request.get_ref().revision));
         Ok(Response::new(PbCompactionResponse { header: self.state().header() }))
     }
@@ -109,22 +142,28 @@ impl PbLeaseService for Service {
     type LeaseKeepAliveStream = Answers<PbLeaseKeepAliveResponse>;
 
     async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Answer<PbLeaseGrantResponse> {
+        self.agreed(requires_leader(&request)).await?;
         let ttl = request.get_ref().ttl;
         let id = self.change(|state| state.grant(network::now(), ttl));
         Ok(Response::new(PbLeaseGrantResponse { header: self.state().header(), id, ttl, error: String::new() }))
     }
 
     async fn lease_revoke(&self, request: Request<PbLeaseRevokeRequest>) -> Answer<PbLeaseRevokeResponse> {
+        self.agreed(requires_leader(&request)).await?;
         self.change(|state| state.revoke(request.get_ref().id))?;
         Ok(Response::new(PbLeaseRevokeResponse { header: self.state().header() }))
     }
 
     async fn lease_keep_alive(&self, request: Request<Streaming<PbLeaseKeepAliveRequest>>) -> Answer<Self::LeaseKeepAliveStream> {
-        let service = self.clone();
-        let answers = request.into_inner().map(move |asked| {
-            let id = asked?.id;
-            let ttl = service.change(|state| state.renew(network::now(), id));
-            Ok(PbLeaseKeepAliveResponse { header: service.state().header(), id, ttl })
+        let (service, requires_leader) = (self.clone(), requires_leader(&request));
+        let answers = request.into_inner().then(move |asked| {
+            let service = service.clone();
+            async move {
+                let id = asked?.id;
+                service.agreed(requires_leader).await?;
+                let ttl = service.change(|state| state.renew(network::now(), id));
+                Ok(PbLeaseKeepAliveResponse { header: service.state().header(), id, ttl })
+            }
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -144,10 +183,19 @@ impl PbWatchService for Service {
 
     async fn watch(&self, request: Request<Streaming<PbWatchRequest>>) -> Answer<Self::WatchStream> {
         let (sender, answers) = mpsc::channel(ANSWERS);
-        let client = Client { service: self.clone(), answers: sender, watches: Vec::new() };
+        let requires_leader = requires_leader(&request);
+        let client = Client { service: self.clone(), requires_leader, answers: sender, watches: Vec::new() };
         self.tasks.spawn("watches", client.serve(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
+}
+
+fn requires_leader<T>(request: &Request<T>) -> bool {
+    request.metadata().contains_key(REQUIRES_LEADER)
+}
+
+fn no_leader() -> Status {
+    Status::unavailable("etcdserver: no leader")
 }
 
 struct Watch {
@@ -161,6 +209,7 @@ struct Watch {
 /// The watches of one stream.
 struct Client {
     service: Service,
+    requires_leader: bool,
     answers: mpsc::Sender<Result<PbWatchResponse, Status>>,
     watches: Vec<Watch>,
 }
@@ -169,9 +218,14 @@ impl Client {
     async fn serve(mut self, mut requests: Streaming<PbWatchRequest>) {
         let service = self.service.clone();
         loop {
-            let changed = service.changed.notified();
+            let changed = service.etcd.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
+            if self.requires_leader && service.quorum().is_leaderless(service.member, network::now()) {
+                // An error: the client has left.
+                drop(self.answers.send(Err(no_leader())).await);
+                return;
+            }
             for answer in self.news() {
                 if self.answers.send(Ok(answer)).await.is_err() {
                     return;
@@ -219,6 +273,9 @@ impl Client {
 
     /// What the watches were not told yet. One that is behind the compaction ends.
     fn news(&mut self) -> Vec<PbWatchResponse> {
+        if !self.service.quorum().serves(self.service.member) {
+            return Vec::new();
+        }
         let state = self.service.state();
         let mut answers = Vec::new();
         self.watches.retain_mut(|watch| {

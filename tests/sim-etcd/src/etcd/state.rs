@@ -1,6 +1,6 @@
 //! Keys with revisions, leases, history, transactions: pure, time is an argument.
 //!
-//! It outlives restarts of its process, as data on a disk do. A restart renews all leases; a lease ends late (when
+//! It outlives restarts of the members, as data on disks do. A member that begins to lead renews all leases; a lease ends late (when
 //! somebody looks) and never early. As an observer who knows everything it also checks each transaction: whatever is
 //! written beside candidacies and registrations must be on condition of the key that leads.
 
@@ -15,7 +15,7 @@ use tonic::Status;
 /// Time since the simulation began.
 pub(crate) type Time = Duration;
 
-/// What a restart adds to a lease.
+/// What a new leader adds to a lease.
 const ELECTION: Duration = Duration::from_secs(1);
 
 struct Lease {
@@ -78,8 +78,8 @@ impl State {
         self.leases.clear();
     }
 
-    /// The process begins again.
-    pub(crate) fn restarted(&mut self, now: Time) {
+    /// Another member leads.
+    pub(crate) fn led(&mut self, now: Time) {
         self.leases.values_mut().for_each(|lease| lease.ends = now + lease.ttl + ELECTION);
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     pub(crate) acting: BTreeMap<usize, i64>,
     /// Masters that could not know yet that they lost their lease: it was taken away by hand, or with all data.
     pub(crate) robbed: Vec<usize>,
-    /// Masters that are stopped: they do nothing, whatever they believe.
+    /// Masters that are stopped, or have not run since: they did nothing yet, whatever they believe.
     pub(crate) stopped: BTreeSet<usize>,
     /// Who is registered, as each master knows.
     pub(crate) copies: BTreeMap<usize, BTreeMap<String, String>>,
@@ -192,9 +192,11 @@ impl Desk {
         let key = (number(), count(), Shard::new(shard, count()).expect("below the count"));
         let claimed = {
             let mut shared = lock(&self.0.shared);
-            let leaders = shared.leaders();
-            if leaders.len() > 1 {
-                shared.broken.push(format!("several act as leader at once: {leaders:?}"));
+            let others: Vec<usize> = shared.leaders().into_keys().filter(|place| *place != self.0.place).collect();
+            if !others.is_empty() && !shared.robbed.contains(&self.0.place) {
+                shared
+                    .broken
+                    .push(format!("several act as leader at once: {} claims in term {term} beside {others:?}", self.0.place));
             }
             shared.database.claim(term, (self.0.place, self.0.life), key)
         };

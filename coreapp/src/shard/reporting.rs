@@ -125,7 +125,7 @@ impl Shard {
     }
 
     /// What its commits say of the database.
-    pub(crate) fn writes(&self) -> crate::core::needs::Writes {
+    pub fn writes(&self) -> crate::core::needs::Writes {
         self.writes
     }
 

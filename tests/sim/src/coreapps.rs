@@ -13,7 +13,7 @@ use estafet_coreapp::{
     settings::Versioned,
     shard::{Input, NumberKeys, Shard},
 };
-use estafet_master::core::{Ending, Holding, Needs, Report};
+use estafet_master::core::{Ending, Holding, Report};
 use estafet_model::{BootId, Epoch, settings::Settings};
 use estafet_proto::v1;
 use estafet_store::Fence;
@@ -24,6 +24,7 @@ use crate::{
     lines::Line,
     masters::{boot_of, name},
     messages::{Body, Order, Read},
+    reach::{PROBE, Probes},
     tasks::{Asked, Task},
     world::{MASTERS, MS, Place, SECOND, Time, Timer, What, World},
 };
@@ -41,6 +42,7 @@ pub(crate) struct Coreapp {
     masters: [Option<u64>; MASTERS],
     webapps: BTreeMap<u64, (mpsc::Sender<v1::Outcome>, mpsc::Receiver<v1::Outcome>)>,
     pub(crate) calls: BTreeMap<u64, Asked>,
+    pub(crate) probes: Probes,
 }
 
 impl Coreapp {
@@ -78,6 +80,11 @@ fn settings() -> Versioned {
     Versioned { version: 1, settings }
 }
 
+/// Where a node is reached.
+pub(crate) fn address(node: usize) -> String {
+    format!("{}:1", name(node))
+}
+
 /// The node at an address of the map.
 pub(crate) fn place(address: &str) -> Option<Place> {
     address.strip_prefix("coreapp-")?.strip_suffix(":1")?.parse().ok().map(Place::Coreapp)
@@ -90,6 +97,7 @@ impl World {
         for master in 0..MASTERS {
             self.dial(Place::Coreapp(i), Place::Master(master), 0);
         }
+        self.start_probes(i);
     }
 
     pub(crate) fn boot(&self, i: usize) -> BootId {
@@ -102,6 +110,8 @@ impl World {
                 self.wake(Place::Coreapp(i), HEARTBEAT, Timer::Beat);
                 self.report(i);
             }
+            What::Woken(Timer::ProbeNetwork) => self.probe_network(i),
+            What::Woken(Timer::ProbeDatabase) => self.probe_database(i),
             What::Woken(Timer::Dial(to)) => self.dial(Place::Coreapp(i), to, 0),
             What::Woken(Timer::Connect(task)) => self.dial(Place::Coreapp(i), Place::Chatd, task),
             What::Woken(Timer::Due(task)) => self.take(i, task, Input::Ticked),
@@ -115,6 +125,7 @@ impl World {
                 }
                 None => self.dial_again(i, to),
             },
+            What::Dialled { to: Place::Chatd, tag: PROBE, stream, .. } => self.network_probed(i, stream),
             What::Dialled { to: Place::Chatd, tag, stream, .. } => self.chatd_dialled(i, tag, stream),
             What::Accepted { from: Place::Webapp(_), stream } => {
                 self.coreapps[i].webapps.insert(stream, mpsc::channel(OUTCOMES));
@@ -174,7 +185,7 @@ impl World {
         let report = Report {
             node: name(i),
             boot,
-            address: format!("{}:1", name(i)),
+            address: address(i),
             draining: node.duties.is_draining(),
             holdings: holdings
                 .iter()
@@ -191,8 +202,7 @@ impl World {
                 .collect(),
             warm,
             handed,
-            // Nobody probes here: what a node says it lacks moves shards in the same ways as draining and death.
-            needs: Needs::default(),
+            needs: self.needs(i),
         };
         for stream in node.masters.into_iter().flatten() {
             self.send(Place::Coreapp(i), stream, Body::Report(report.clone()));

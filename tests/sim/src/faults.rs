@@ -9,8 +9,13 @@ use rand::{RngExt as _, rngs::SmallRng};
 
 use crate::{
     chatd::{PHONES, phone},
+    reach::Lack,
     world::{COREAPPS, MASTERS, MS, Place, SECOND, Time, WEBAPPS, What, World},
 };
+
+/// One run of so many has one fault only, from the time on at which the others have long had what it takes away.
+const TESTED: u32 = 16;
+const STEADY: Time = 8 * SECOND;
 
 /// Something that is wrong for a while.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,10 @@ enum Fault {
     Receiver,
     /// The node is asked to end; then its process does.
     Draining(usize),
+    /// The node alone does not reach something that an owner needs, or that needs it.
+    Lacks(Lack, usize),
+    /// The same and nothing else, for so long that others must have its shards.
+    Tested(Lack, usize),
     /// Calls on nobody: the stream between two places broke, or a wall clock jumped.
     Nothing,
 }
@@ -43,6 +52,10 @@ enum Fault {
 pub(crate) struct Weather {
     open: BTreeMap<u64, Fault>,
     ends: Time,
+    /// Nothing else goes wrong in this run.
+    tests: Option<Lack>,
+    /// Owners whose shards went to others in time.
+    pub(crate) left: u64,
     /// Since when nothing is wrong any more.
     pub(crate) calm_since: Option<Time>,
     /// How long settling may take.
@@ -63,6 +76,8 @@ impl Weather {
         Self {
             open: BTreeMap::new(),
             ends: chance.random_range(3 * SECOND..6 * SECOND),
+            tests: (chance.random_range(0..TESTED) == 0).then(|| Lack::ALL[chance.random_range(0..Lack::ALL.len())]),
+            left: 0,
             calm_since: None,
             patience: 60 * SECOND,
             unruly: chance.random_range(0..3) == 0,
@@ -81,7 +96,7 @@ impl World {
             self.start(place);
         }
         let first = self.between(SECOND, 2 * SECOND);
-        self.world_in(first, What::Fault);
+        self.world_in(if self.weather.tests.is_some() { STEADY } else { first }, What::Fault);
         self.world_in(100 * MS, What::Load);
         self.world_in(first, What::Wish);
     }
@@ -140,17 +155,28 @@ impl World {
     }
 
     fn fault(&mut self) {
+        if let Some(lack) = self.weather.tests.take() {
+            self.weather.ends = 0;
+            let Some(node) = self.some_owner() else { return self.calm() };
+            let lasts = lack.bound();
+            self.begin_fault(Fault::Tested(lack, node), lasts);
+            return self.world_in(lasts + SECOND, What::Fault);
+        }
         if self.now >= self.weather.ends {
             return self.calm();
         }
         let (fault, lasts) = self.some_fault();
+        self.begin_fault(fault, lasts);
+        let pause = self.between(50 * MS, self.weather.pause);
+        self.world_in(pause, What::Fault);
+    }
+
+    fn begin_fault(&mut self, fault: Fault, lasts: Time) {
         self.note(|now| format!("{now:>9} FAULT {fault:?} for {} ms", lasts / MS));
         let id = self.fresh();
         self.weather.open.insert(id, fault);
         self.strike(fault);
         self.world_in(lasts, What::Mended(id));
-        let pause = self.between(50 * MS, self.weather.pause);
-        self.world_in(pause, What::Fault);
     }
 
     fn some_place(&mut self) -> Place {
@@ -185,7 +211,12 @@ impl World {
         let (place, (one, other)) = (self.some_place(), self.some_pair());
         let short = self.between(50 * MS, SECOND);
         let long = self.between(300 * MS, 4 * SECOND);
-        match self.chance.random_range(0..100) {
+        match self.chance.random_range(0..106) {
+            100..106 => {
+                let lack = Lack::ALL[self.chance.random_range(0..Lack::ALL.len())];
+                let node = self.chance.random_range(0..COREAPPS);
+                (Fault::Lacks(lack, node), self.between(2 * SECOND, 7 * SECOND))
+            }
             0..16 => (Fault::Down(place), long),
             16..40 => (Fault::Stopped(place), long),
             40..50 => (Fault::Stopped(place), short),
@@ -220,7 +251,7 @@ impl World {
             Fault::LostAnswers => self.weather.loses_answers = true,
             Fault::Receiver => self.receiver.fails = 60,
             Fault::Draining(node) => self.drain_node(node),
-            Fault::Deaf(..) | Fault::Cut(..) | Fault::Alone(_) => self.block(),
+            Fault::Deaf(..) | Fault::Cut(..) | Fault::Alone(_) | Fault::Lacks(..) | Fault::Tested(..) => self.block(),
             Fault::Nothing => {}
         }
     }
@@ -239,7 +270,12 @@ impl World {
                 self.crash(Place::Coreapp(node));
                 self.restart(Place::Coreapp(node));
             }
-            Fault::Deaf(..) | Fault::Cut(..) | Fault::Alone(_) => {
+            Fault::Tested(lack, node) => {
+                self.must_own_nothing(node, lack);
+                self.block();
+                self.flush_stalled();
+            }
+            Fault::Deaf(..) | Fault::Cut(..) | Fault::Alone(_) | Fault::Lacks(..) => {
                 self.block();
                 self.flush_stalled();
             }
@@ -255,6 +291,10 @@ impl World {
                 Fault::Deaf(one, other) => drop(self.blocked.insert((one, other))),
                 Fault::Cut(one, other) => self.blocked.extend([(one, other), (other, one)]),
                 Fault::Alone(place) => self.blocked.extend(Place::all().flat_map(|other| [(place, other), (other, place)])),
+                Fault::Lacks(lack, node) | Fault::Tested(lack, node) => {
+                    let node = Place::Coreapp(node);
+                    self.blocked.extend(lack.places().into_iter().flat_map(|other| [(node, other), (other, node)]));
+                }
                 _ => {}
             }
         }

@@ -70,7 +70,7 @@ fn overlap(one: (u16, u16), other: (u16, u16)) -> bool {
 }
 
 impl Ledger {
-    fn broken(&mut self, rule: &'static str, what: String) {
+    pub(crate) fn broken(&mut self, rule: &'static str, what: String) {
         self.violation.get_or_insert(Violation { rule, what });
     }
 

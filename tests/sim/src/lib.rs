@@ -4,7 +4,8 @@
 //! * `world`: time and processes. `network`: what is between them. `faults`: what goes wrong, and the load. `ledger`:
 //!   I1-I6 and I12, checked after every step.
 //! * `masters`, `coreapps`, `webapps`, `chatd`: each role's core with a modelled shell around it; of a coreapp, `tasks`
-//!   are its shards and `lines` their connections. `moves`, `layouts`: planned moves and resharding, from end to end.
+//!   are its shards and `lines` their connections. `moves`, `layouts`: planned moves and resharding, from end to end. `reach`: who says
+//!   that somebody is not reached.
 //! * `database`, `etcd`, `receiver`: models. `messages`: what travels.
 //!
 //! One seed is one run, always the same. [`Mutation`]s take a rule out, to prove that the ledger notices.
@@ -21,6 +22,7 @@ mod masters;
 mod messages;
 mod moves;
 mod network;
+mod reach;
 mod receiver;
 mod tasks;
 mod webapps;
@@ -50,17 +52,20 @@ pub enum Mutation {
     WrongLock,
     /// Shards that are split or merged retire, and their epoch stays as it is.
     SwitchWithoutFence,
+    /// Nodes and webapps do not say what they do not reach.
+    SaysNothing,
 }
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoDatabaseFence,
         Self::NoChatdFence,
         Self::EpochNotRaised,
         Self::LeaseOnly,
         Self::WrongLock,
         Self::SwitchWithoutFence,
+        Self::SaysNothing,
     ];
 }
 
@@ -114,6 +119,8 @@ pub struct Summary {
     pub logins: u64,
     /// Groups of shards that were split or merged.
     pub switches: u64,
+    /// Owners that alone lacked something, and lost their shards to others in time.
+    pub left: u64,
 }
 
 impl Failure {
@@ -146,7 +153,16 @@ pub fn run(seed: u64, options: &Options) -> Result<Summary, Failure> {
     world.run(options.steps).map_err(|violation| Failure { seed, violation })?;
     let (answered, upstream) = world.ledger.counts();
     let (commits, logins, switches) = (world.ledger.commits, world.ledger.logins, world.database.switches);
-    Ok(Summary { steps: world.steps, digest: world.digest, answered, upstream, commits, logins, switches })
+    Ok(Summary {
+        steps: world.steps,
+        digest: world.digest,
+        answered,
+        upstream,
+        commits,
+        logins,
+        switches,
+        left: world.weather.left,
+    })
 }
 
 /// Makes one run and gives every line of its trace.
@@ -177,6 +193,7 @@ pub fn run_many(seeds: std::ops::Range<u64>, threads: usize, options: &Options) 
                             sum.commits += one.commits;
                             sum.logins += one.logins;
                             sum.switches += one.switches;
+                            sum.left += one.left;
                         }
                         Err(failure) => {
                             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -136,13 +136,14 @@ impl World {
                 }
                 self.master_step(i, Event::Heard(report));
             }
+            What::Called { body: Body::Unreached { webapp, unreachable }, .. } => self.unreached(i, webapp, unreachable),
             What::Broke { stream } => self.master_lost(i, stream),
             What::Dialled { to, stream, refused, .. } => self.master_dialled(i, to, stream, refused),
             _ => {}
         }
     }
 
-    fn master_step(&mut self, i: usize, event: Event) {
+    pub(crate) fn master_step(&mut self, i: usize, event: Event) {
         let now = self.moment(Place::Master(i));
         for effect in self.masters[i].core.step(now, event) {
             self.note(|now| format!("{now:>9} Master({i}) orders {effect:?}"));

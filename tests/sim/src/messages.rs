@@ -1,6 +1,6 @@
 //! What travels between processes: the words of the real interfaces wherever a role's core speaks them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use estafet_coreapp::{
     Target,
@@ -28,6 +28,10 @@ pub(crate) enum Body {
     },
     // master and webapp
     Map(Vec<v1::MapEntry>),
+    Unreached {
+        webapp: BootId,
+        unreachable: BTreeSet<String>,
+    },
     // webapp and node
     Request(v1::Request),
     Outcome(v1::Outcome),

@@ -26,7 +26,7 @@ impl World {
         self.blocked.contains(&(from, to))
     }
 
-    fn delay(&mut self, from: Place, to: Place) -> Time {
+    pub(crate) fn delay(&mut self, from: Place, to: Place) -> Time {
         let slow = self.weather.slow == Some((from, to)) || self.weather.slow == Some((to, from));
         match self.chance.random_range(0..1000) {
             0..3 => self.between(20 * MS, 400 * MS),

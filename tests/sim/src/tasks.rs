@@ -1,7 +1,11 @@
 //! The shards of a coreapp: what their tasks do with orders, one input after the other as long as there is room, and what
 //! becomes of their questions to the database and their posts.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use estafet_coreapp::{
     callbacks::{Failure, Posted},
@@ -38,6 +42,7 @@ pub(crate) struct Task {
 /// What a call was made for.
 pub(crate) enum Asked {
     Acquire(Fence),
+    Probe { began: Instant },
     Prepare(Fence),
     Raise(Raising),
     RaisedRow(Raising),
@@ -150,7 +155,7 @@ impl World {
             }
             Asked::Read { read, .. } => Body::Read(read.clone()),
             Asked::Find { message_id, .. } => Body::Read(Read::Inbound(message_id.clone())),
-            Asked::Acquire(_) | Asked::Prepare(_) | Asked::Raise(_) | Asked::RaisedRow(_) => return,
+            Asked::Probe { .. } | Asked::Acquire(_) | Asked::Prepare(_) | Asked::Raise(_) | Asked::RaisedRow(_) => return,
             Asked::Post { .. } | Asked::Login { .. } => return,
         };
         let call = self.fresh();
@@ -171,6 +176,7 @@ impl World {
         }
         let Some(asked) = self.coreapps[i].calls.remove(&call) else { return };
         match (asked, body) {
+            (Asked::Probe { began }, body) => self.database_probed(i, began, matches!(body, Body::Rows(_))),
             (Asked::Acquire(fence), body) => self.acquired(i, fence, matches!(body, Body::Rows(_))),
             (Asked::Prepare(owned), body) => self.prepared(i, &owned, matches!(body, Body::Rows(_))),
             (Asked::Raise(raising), body) => self.raised(i, raising, body),

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::{
     coreapps,
     messages::Body,
+    reach,
     world::{MASTERS, MS, Place, SECOND, Time, Timer, What, World},
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct Webapp {
     masters: [Option<u64>; MASTERS],
     requests: BTreeMap<u64, Request>,
     ids: IdGenerator,
+    pub(crate) missed: reach::Missed,
 }
 
 struct Link {
@@ -59,6 +61,7 @@ impl Webapp {
             masters: [None; MASTERS],
             requests: BTreeMap::new(),
             ids: IdGenerator::new(u16::try_from(i).unwrap_or(u16::MAX)),
+            missed: reach::Missed::default(),
         }
     }
 
@@ -82,6 +85,7 @@ impl Webapp {
 impl World {
     pub(crate) fn start_webapp(&mut self, i: usize) {
         (0..MASTERS).for_each(|master| self.dial(Place::Webapp(i), Place::Master(master), 0));
+        self.tell_missed(i);
     }
 
     pub(crate) fn at_webapp(&mut self, i: usize, what: What) {
@@ -92,9 +96,13 @@ impl World {
             },
             What::Dialled { to: to @ Place::Coreapp(node), stream, .. } => match stream {
                 Some(stream) => self.link_up(i, node, stream),
-                None => self.webapp_dials_again(i, to),
+                None => {
+                    self.reached(i, coreapps::address(node), false);
+                    self.webapp_dials_again(i, to);
+                }
             },
             What::Woken(Timer::Dial(to)) => self.dial(Place::Webapp(i), to, 0),
+            What::Woken(Timer::Beat) => self.tell_missed(i),
             What::Woken(Timer::Try(request)) => self.try_held(i, request),
             What::Woken(Timer::Late(request)) => {
                 if let Some(sent) = self.webapps[i].requests.get(&request).map(|request| request.sent) {
@@ -121,13 +129,15 @@ impl World {
         }
         let Some((address, link)) = webapp.links.iter_mut().find(|(_, link)| link.stream == Some(stream)) else { return };
         (link.stream, link.flight) = (None, Flight::default());
-        let to = coreapps::place(address);
-        to.into_iter().for_each(|to| self.webapp_dials_again(i, to));
+        let address = address.clone();
+        coreapps::place(&address).into_iter().for_each(|to| self.webapp_dials_again(i, to));
+        self.reached(i, address, false);
         self.let_go(i);
     }
 
     fn link_up(&mut self, i: usize, node: usize, stream: u64) {
-        let address = format!("{}:1", crate::masters::name(node));
+        let address = coreapps::address(node);
+        self.reached(i, address.clone(), true);
         let mut flight = Flight::default();
         flight.grant(CREDITS);
         self.webapps[i].links.insert(address, Link { stream: Some(stream), flight });

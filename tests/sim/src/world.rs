@@ -59,14 +59,20 @@ impl Place {
 /// What a process asked to be woken for.
 #[derive(Clone, Debug)]
 pub(crate) enum Timer {
-    /// The master's tick, the node's heartbeat.
+    /// The master's tick, the node's heartbeat, what a webapp tells the masters.
     Beat,
+    /// A node looks whether it reaches what an owner needs.
+    ProbeNetwork,
+    ProbeDatabase,
     /// A master looks after its candidacy.
     Campaign,
     /// A master looks which shard count is wanted.
     Look,
     /// A master has waited for a node that did not answer a dial.
-    Redial { node: usize, boot: u32 },
+    Redial {
+        node: usize,
+        boot: u32,
+    },
     /// Dial again.
     Dial(Place),
     /// A shard connects.

@@ -11,6 +11,7 @@ fn no_rule_is_broken_in_a_thousand_runs() {
         Ok(sum) => {
             assert!(sum.answered as u64 > 10 * SEEDS, "the load was taken: {sum:?}");
             assert!(sum.logins > 5 * SEEDS, "ownership moved: {sum:?}");
+            assert!(sum.left > SEEDS / 20, "owners that lacked something lost their shards: {sum:?}");
             assert!(sum.switches > 2 * SEEDS, "shard counts changed: {sum:?}");
         }
         Err(failure) => panic!("{}", failure.report(&options)),
@@ -55,6 +56,11 @@ fn with_a_lock_that_does_not_conflict_a_takeover_overtakes_a_commit() {
 #[test]
 fn without_a_fence_of_shards_that_are_split_or_merged_their_owner_writes_on() {
     is_missed(Mutation::SwitchWithoutFence, &["I2"]);
+}
+
+#[test]
+fn without_word_of_what_is_not_reached_shards_stay_with_an_owner_that_is_of_no_use() {
+    is_missed(Mutation::SaysNothing, &["I7"]);
 }
 
 #[test]

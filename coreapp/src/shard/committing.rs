@@ -47,9 +47,10 @@ pub(super) struct Transaction {
 }
 
 impl Shard {
-    /// Starts a commit if none runs and there is something to write.
+    /// Starts a commit if none runs and there is something to write. A shard that is over acts on nothing more: what it
+    /// knows may come from a transaction that was fenced.
     pub(super) fn start_commit(&mut self) {
-        if self.committing.is_some() || self.is_raising() || self.pending.is_empty() {
+        if self.life.released().is_some() || self.committing.is_some() || self.is_raising() || self.pending.is_empty() {
             return;
         }
         let pending = std::mem::take(&mut self.pending);

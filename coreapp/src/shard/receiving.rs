@@ -242,14 +242,14 @@ impl Shard {
 mod tests {
     use std::time::Duration;
 
-    use estafet_store::Committed;
+    use estafet_store::{Committed, Error};
     use estafet_upstream::{Command, Event};
 
     use super::{
         super::tests::{orders, shard},
         *,
     };
-    use crate::shard::Input;
+    use crate::{core::life::Reason, shard::Input};
 
     fn delivered(id: u64) -> Input {
         let item = Item::Inbound {
@@ -263,8 +263,8 @@ mod tests {
         Input::Upstream(Some(Event::Deliveries(vec![Delivery { id, item }])))
     }
 
-    #[test]
-    fn a_message_that_comes_again_before_it_is_committed_is_told_once() {
+    /// A message is being committed, and has come again meanwhile; the database was asked before the commit ends.
+    fn delivered_twice() -> (Shard, std::time::Instant) {
         let (mut shard, now) = (shard(), tokio::time::Instant::now().into_std());
         shard.begin();
         orders(&mut shard, now, 0, Input::Connected(Ok(())));
@@ -274,8 +274,24 @@ mod tests {
         orders(&mut shard, now, 0, Input::Upstream(Some(Event::Closed { reason: String::new() })));
         orders(&mut shard, now, 0, Input::Connected(Ok(())));
         orders(&mut shard, now, 0, delivered(2));
-        // The database was asked before the first commit, which ends now.
         orders(&mut shard, now, 0, Input::FactsLoaded(Box::default()));
+        (shard, now)
+    }
+
+    #[test]
+    fn a_message_that_comes_again_before_it_is_committed_and_is_fenced_is_not_acknowledged() {
+        let (mut shard, now) = delivered_twice();
+        let fence = *shard.fence();
+        let fenced = Error::Fenced { number: fence.number, shard: fence.shard, ours: fence.epoch };
+        orders(&mut shard, now, 0, Input::Committed { result: Err(fenced), retried: false, took: Duration::ZERO });
+        assert_eq!(shard.released(), Some(Reason::Fenced));
+        let acknowledges = |command: &Command| matches!(command, Command::Acknowledge(_));
+        assert!(!shard.commands().iter().any(acknowledges), "nobody has stored it: the next owner is to get it");
+    }
+
+    #[test]
+    fn a_message_that_comes_again_before_it_is_committed_is_told_once() {
+        let (mut shard, now) = delivered_twice();
         let committed = Input::Committed { result: Ok(Committed::default()), retried: false, took: Duration::ZERO };
         let again = orders(&mut shard, now, 0, committed);
         assert!(again.is_empty(), "nothing is left to write: {again:?}");

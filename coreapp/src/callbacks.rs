@@ -1,11 +1,7 @@
 //! Posts callbacks. Which, to whom, when and how many at a time is decided in [`crate::core::outlets`]; here is
 //! only HTTP: success is 200, redirects are not followed, the answer's body is not read beyond a cap.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use estafet_media::guard;
 use estafet_model::{
@@ -21,7 +17,7 @@ use reqwest::{
     redirect::Policy,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
     time::Instant,
 };
 use url::Url;
@@ -77,7 +73,8 @@ pub struct Poster {
 }
 
 /// The HTTP clients of a node, by whom they trust and where they go. To make one, every
-/// certificate of the system is read, so the shards of a node share them: it may start hundreds at a time.
+/// certificate of the system is read, which takes tens of milliseconds: the shards of a node share them, and they are made
+/// beside the runtime.
 #[derive(Clone, Debug, Default)]
 pub struct Clients(Arc<Mutex<HashMap<Reach, Client>>>);
 
@@ -90,22 +87,49 @@ struct Reach {
     public_only: bool,
 }
 
+impl Reach {
+    fn of(settings: &WebhookSettings, endpoint: EndpointId) -> Self {
+        let own = settings.endpoint(endpoint).and_then(|other| other.ca.as_ref());
+        Self { ca: own.or(settings.ca.as_ref()).cloned(), public_only: settings.deny_private }
+    }
+}
+
 /// Clients kept at most; those that are in use live on with their shards.
 const CLIENTS: usize = 64;
 
 impl Clients {
-    fn reaching(&self, reach: &Reach) -> Result<Client, reqwest::Error> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Makes what the receivers of these settings need and is not there yet.
+    pub(crate) async fn ready(&self, settings: &WebhookSettings) {
+        for endpoint in settings.all_receivers() {
+            // Who needs it tells why there is none.
+            let _ = self.reaching(&Reach::of(settings, endpoint)).await;
+        }
+    }
+
+    async fn reaching(&self, reach: &Reach) -> Result<Client, NoClient> {
+        // Whoever finds that one is being made waits for it.
+        let mut known = self.0.lock().await;
         if let Some(client) = known.get(reach) {
             return Ok(client.clone());
         }
         if known.len() >= CLIENTS {
             known.clear();
         }
-        let made = client(reach)?;
+        let wanted = reach.clone();
+        let made = tokio::task::spawn_blocking(move || client(&wanted)).await??;
         known.insert(reach.clone(), made.clone());
         Ok(made)
     }
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+enum NoClient {
+    #[error(transparent)]
+    Refused(#[from] reqwest::Error),
+    /// The process ends.
+    #[error("it was not made: {0}")]
+    Ended(#[from] tokio::task::JoinError),
 }
 
 /// Where and how callbacks of one receiver go: made once for each change of the settings.
@@ -126,20 +150,22 @@ type Targets = HashMap<EndpointId, Target>;
 
 impl Target {
     /// The targets of these settings. The connections of those before are kept unless other certificates count.
-    fn all(poster: &Poster, settings: &WebhookSettings, mut before: Targets) -> Targets {
-        let target = |endpoint| (endpoint, Self::new(poster, settings, endpoint, before.remove(&endpoint)));
-        settings.all_receivers().map(target).collect()
+    async fn all(poster: &Poster, settings: &WebhookSettings, mut before: Targets) -> Targets {
+        let mut targets = Targets::new();
+        for endpoint in settings.all_receivers() {
+            targets.insert(endpoint, Self::new(poster, settings, endpoint, before.remove(&endpoint)).await);
+        }
+        targets
     }
 
-    fn new(poster: &Poster, settings: &WebhookSettings, endpoint: EndpointId, before: Option<Self>) -> Self {
-        let other = settings.endpoint(endpoint);
-        let ca = other.and_then(|other| other.ca.as_ref()).or(settings.ca.as_ref());
-        let reach = Reach { ca: ca.cloned(), public_only: settings.deny_private };
+    async fn new(poster: &Poster, settings: &WebhookSettings, endpoint: EndpointId, before: Option<Self>) -> Self {
+        let (other, reach) = (settings.endpoint(endpoint), Reach::of(settings, endpoint));
         let client = match before {
             Some(before) if before.reach == reach && before.client.is_some() => before.client,
             _ => poster
                 .clients
                 .reaching(&reach)
+                .await
                 .inspect_err(|error| tracing::error!(%error, "callbacks wait: their client could not be made"))
                 .ok(),
         };
@@ -216,14 +242,16 @@ impl Poster {
         results: mpsc::Sender<Posted>,
         mut settings: watch::Receiver<Versioned>,
     ) {
-        let mut targets = Target::all(&self, &settings.borrow_and_update().settings.webhooks, Targets::new());
+        let webhooks = settings.borrow_and_update().settings.webhooks.clone();
+        let mut targets = Target::all(&self, &webhooks, Targets::new()).await;
         let mut open = FuturesUnordered::new();
         loop {
             tokio::select! {
                 post = posts.recv() => {
                     let Some(post) = post else { return };
                     if settings.has_changed().unwrap_or(false) {
-                        targets = Target::all(&self, &settings.borrow_and_update().settings.webhooks, targets);
+                        let webhooks = settings.borrow_and_update().settings.webhooks.clone();
+                        targets = Target::all(&self, &webhooks, targets).await;
                     }
                     let target = targets.get(&post.event.endpoint).cloned();
                     open.push(self.post(post, target, settings.borrow().settings.clone()));
@@ -307,22 +335,22 @@ impl WithoutUrl for reqwest::Error {
 mod tests {
     use super::*;
 
-    #[test]
-    fn shards_that_trust_the_same_certificates_share_a_client_and_not_more_are_kept_than_allowed() {
+    #[tokio::test]
+    async fn shards_that_trust_the_same_certificates_share_a_client_and_not_more_are_kept_than_allowed() {
         estafet_runtime::install_crypto();
         let clients = Clients::default();
-        let kept = || clients.0.lock().unwrap().len();
         for _shard in 0..3 {
-            clients.reaching(&Reach::default()).unwrap();
+            clients.ready(&WebhookSettings::default()).await;
         }
-        assert_eq!(kept(), 1);
+        let kept = async || clients.0.lock().await.len();
+        assert_eq!(kept().await, 1);
         let trusting = |ca: &str| Reach { ca: Some(ca.to_owned()), public_only: false };
-        assert!(clients.reaching(&trusting("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")).is_err());
-        assert_eq!(kept(), 1, "what could not be made is tried again");
-        let full =
-            (1..CLIENTS).map(|n| (trusting(&n.to_string()), clients.reaching(&Reach::default()).unwrap())).collect::<Vec<_>>();
-        clients.0.lock().unwrap().extend(full);
-        clients.reaching(&Reach { public_only: true, ..Reach::default() }).unwrap();
-        assert_eq!(kept(), 1);
+        let nonsense = trusting("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert!(clients.reaching(&nonsense).await.is_err());
+        assert_eq!(kept().await, 1, "what could not be made is tried again");
+        let client = clients.reaching(&Reach::default()).await.unwrap();
+        clients.0.lock().await.extend((1..CLIENTS).map(|n| (trusting(&n.to_string()), client.clone())));
+        clients.reaching(&Reach { public_only: true, ..Reach::default() }).await.unwrap();
+        assert_eq!(kept().await, 1);
     }
 }

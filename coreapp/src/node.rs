@@ -1,13 +1,19 @@
 //! The shards of this process: acquired and released at the master's word, found by slot.
+//!
+//! * [`dispatch`]: the way of a request to its shard. [`moved`]: where others went. [`states`]: what shards tell of themselves.
+
+mod dispatch;
+mod moved;
+mod states;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use estafet_media::{Blobs, guard::Policy};
-use estafet_model::{BootId, EndpointId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId};
-use estafet_proto::v1::{GatewayStatus, NumberState, ReadStatsResponse, outcome::Result as Answer};
+use estafet_model::{BootId, EndpointId, Seq, Shard as ShardIndex, ShardCount, Slot, WaId, settings::WebhookSettings};
+use estafet_proto::v1::{NumberState, ReadStatsResponse};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
 use estafet_upstream::{ConnectError, Standby, Upstream};
@@ -17,24 +23,27 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::dispatch::{Route, Routes};
+pub(crate) use self::{
+    moved::Moved,
+    states::{NodeState, States},
+};
 use crate::{
     Config, backlog,
     callbacks::{Clients, Poster},
     collector::Collector,
     core::{
-        duties::overlap,
         handoff::{Key, Target},
+        held::Held,
         life::Reason,
-        needs::Writes,
-        outlets::Backlog,
     },
     media::Courier,
-    request::{Action, Reply, ShardRequest, not_owner, overloaded, owned_by},
+    request::ShardRequest,
     retention::Retention,
     settings::LiveSettings,
     shard::{Channels, Context, KeyRing, KeysError, NumberKeys, Runner},
     sizes,
-    stats::{AppStats, Measure, Registry},
+    stats::Registry,
 };
 
 /// Requests waiting for one shard. Webapps hold credits for fewer.
@@ -94,7 +103,9 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Node {
     context: Context,
-    shards: Arc<RwLock<HashMap<WaId, Vec<Route>>>>,
+    shards: Arc<RwLock<Routes>>,
+    /// Requests for shards that are about to be here.
+    held: Arc<Mutex<Held<ShardRequest>>>,
     settings: Arc<backlog::Names>,
     keys: KeyRing,
     clients: Clients,
@@ -111,16 +122,6 @@ struct Prepared {
     keys: NumberKeys,
     poster: Poster,
     standby: Option<Box<dyn Standby>>,
-}
-
-#[derive(Clone)]
-struct Route {
-    fence: Fence,
-    requests: mpsc::Sender<ShardRequest>,
-    conditions: mpsc::Sender<String>,
-    targets: mpsc::Sender<Target>,
-    drain: CancellationToken,
-    stats: Arc<AppStats>,
 }
 
 impl Node {
@@ -147,6 +148,7 @@ impl Node {
         let node = Self {
             context,
             shards: Arc::default(),
+            held: Arc::default(),
             settings: Arc::default(),
             keys: KeyRing::default(),
             clients: Clients::default(),
@@ -158,6 +160,16 @@ impl Node {
         sizes::watch(node.context.store.clone(), &node.context.tasks);
         backlog::Gauges::register(&node.context.state, &node.settings, &node.context.clock);
         Ok((node, endings))
+    }
+
+    /// Does once, before the first shard comes, what each would wait for: sessions of the database with their statements
+    /// prepared, certificates read. What fails is done when it is needed.
+    pub async fn warm_up(&self) {
+        let settings = WebhookSettings::default();
+        let (opened, ()) = tokio::join!(self.context.store.warm_up(), self.clients.ready(&settings));
+        if let Err(error) = opened {
+            tracing::info!(%error, "the sessions of the database are opened when they are needed");
+        }
     }
 
     /// Gets ready for a shard that another node owns: everything up to the login. [`Self::acquire`] uses it.
@@ -177,12 +189,14 @@ impl Node {
             None
         };
         self.prepared().insert(key, Prepared { standby, ..prepared });
+        self.await_shard(key);
         Ok(())
     }
 
     /// Drops what [`Self::prepare`] made.
     pub fn unprepare(&self, key: &Key) {
         self.prepared().remove(key);
+        self.forgo(key);
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Prepared>> {
@@ -190,7 +204,10 @@ impl Node {
     }
 
     async fn load(&self, number: WaId) -> Result<Prepared, Error> {
-        self.live_settings(number).reload(&self.context.store, 0).await.map_err(Error::Settings)?;
+        let settings = self.live_settings(number);
+        settings.reload(&self.context.store, 0).await.map_err(Error::Settings)?;
+        let webhooks = settings.subscribe().borrow().settings.webhooks.clone();
+        self.clients.ready(&webhooks).await;
         let keys = self.keys.of(&self.context.store, number).await?;
         let (clock, clients, courier) = (self.context.clock.clone(), self.clients.clone(), self.context.courier.clone());
         let stats = self.context.stats.of(number);
@@ -214,8 +231,9 @@ impl Node {
     /// Starts the shard of an ownership just claimed. One that is released before everything is loaded never runs; its
     /// end is reported as that of any other.
     pub async fn acquire(&self, fence: Fence) -> Result<(), Error> {
-        let drain = CancellationToken::new();
+        let (drain, key) = (CancellationToken::new(), (fence.number, fence.count, fence.shard));
         self.starting().insert(fence, drain.clone());
+        self.await_shard(key);
         let ready = tokio::select! {
             biased;
             () = drain.cancelled() => None,
@@ -224,6 +242,7 @@ impl Node {
         let is_released = ready.is_none();
         let started = ready.transpose().map(|prepared| prepared.map_or((), |prepared| self.run(fence, prepared, drain)));
         self.starting().remove(&fence);
+        self.forgo(&key);
         self.left.send_modify(|count| *count += 1);
         if is_released {
             // The master's side may be gone at shutdown.
@@ -259,8 +278,7 @@ impl Node {
         let stats = self.context.stats.of(fence.number);
         let (conditions, targets) = (condition_sender, target_sender);
         let route = Route { fence, requests: request_sender, conditions, targets, drain, stats };
-        self.context.moved.returned(&fence);
-        self.routes().entry(fence.number).or_default().push(route);
+        self.begin(route);
         let node = self.clone();
         self.context.tasks.spawn("shard", async move {
             let (reason, target) = runner.run().await;
@@ -342,25 +360,6 @@ impl Node {
         self.routes().values().map(Vec::len).sum()
     }
 
-    /// Hands a request to the owner of its slot.
-    pub fn dispatch(&self, number: WaId, slot: Slot, action: Action, reply: Reply) {
-        let route = {
-            let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
-            let covering = shards.get(&number).into_iter().flatten().filter(|route| route.fence.slots().contains(&slot));
-            // While an older ownership still ends, the newer one counts.
-            covering.max_by_key(|route| route.fence.epoch).cloned()
-        };
-        let elsewhere = || self.context.moved.answer(number, slot);
-        let Some(route) = route else { return reply.send(elsewhere()) };
-        let measure = Measure::begin(route.stats.clone(), action.name());
-        let reply = Reply::Measured(Box::new((reply, measure)));
-        match route.requests.try_send(ShardRequest { slot, action, reply }) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Closed(request)) => request.reply.send(elsewhere()),
-            Err(mpsc::error::TrySendError::Full(request)) => request.reply.send(overloaded()),
-        }
-    }
-
     /// Reports a condition of a number to its business.
     pub fn report(&self, number: WaId, details: &str) {
         if let Some(route) = self.routes().get(&number).and_then(|routes| routes.first()) {
@@ -434,129 +433,12 @@ impl Node {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn routes(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<WaId, Vec<Route>>> {
+    fn routes(&self) -> std::sync::RwLockWriteGuard<'_, Routes> {
         self.shards.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Number, shard count and shard.
-type Place = (u64, u32, u32);
 fn slots(count: ShardCount, shard: ShardIndex) -> impl Iterator<Item = Slot> {
     let (first, last) = count.slots_of(shard).into_inner();
     (first.get()..=last.get()).filter_map(|slot| Slot::new(slot.into()))
-}
-
-/// Where shards went that this node had, or heard of: at most one entry for each slot.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Moved(Arc<RwLock<HashMap<WaId, Owners>>>);
-
-/// Ownerships, and the addresses of their nodes.
-type Owners = Vec<(Fence, String)>;
-
-impl Moved {
-    /// Notes a newer owner; an older word about the same slots is dropped.
-    pub(crate) fn to(&self, fence: &Fence, address: &str) {
-        let mut numbers = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let known = numbers.entry(fence.number).or_default();
-        if known.iter().all(|(other, _)| !overlap(other, fence) || other.epoch < fence.epoch) {
-            known.retain(|(other, _)| !overlap(other, fence));
-            known.push((*fence, address.to_owned()));
-        }
-    }
-
-    /// This node owns the slots itself now.
-    fn returned(&self, fence: &Fence) {
-        let mut numbers = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = numbers.get_mut(&fence.number) {
-            known.retain(|(other, _)| !overlap(other, fence) || other.epoch > fence.epoch);
-        }
-    }
-
-    /// The answer to a request for a slot that is not this node's.
-    pub(crate) fn answer(&self, number: WaId, slot: Slot) -> Answer {
-        let numbers = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let owner = numbers.get(&number).and_then(|known| known.iter().find(|(fence, _)| fence.slots().contains(&slot)));
-        owner.map_or_else(not_owner, |(fence, address)| owned_by(address, fence.epoch))
-    }
-}
-
-/// What a shard last told of itself.
-#[derive(Debug, Default)]
-struct Told {
-    state: NumberState,
-    writes: Writes,
-    backlogs: Vec<Backlog>,
-}
-
-/// What the shards of a node last told.
-#[derive(Debug, Default)]
-pub(crate) struct States(BTreeMap<Place, Told>);
-
-impl States {
-    /// What waits for receivers, by shard.
-    pub(crate) fn backlogs(&self) -> Vec<(WaId, Backlog)> {
-        let of = |told: &Told| WaId::from_u64(told.state.number).ok().map(|number| (number, told.backlogs.clone()));
-        let shards = self.0.values().filter_map(of);
-        shards.flat_map(|(number, backlogs)| backlogs.into_iter().map(move |backlog| (number, backlog))).collect()
-    }
-}
-
-/// The states of the shards of this node.
-#[derive(Clone, Debug, Default)]
-pub struct NodeState {
-    states: Arc<Mutex<States>>,
-    changed: Arc<watch::Sender<u64>>,
-}
-
-impl NodeState {
-    pub(crate) fn publish(&self, state: NumberState, writes: Writes, backlogs: impl Iterator<Item = Backlog>) {
-        let mut states = self.states();
-        let told = states.0.entry((state.number, state.shard_count, state.shard)).or_default();
-        // The counters move all the time and are read, not pushed.
-        let is_news = (told.state.gateway_status, told.state.epoch) != (state.gateway_status, state.epoch);
-        (told.state, told.writes) = (state, writes);
-        told.backlogs.clear();
-        told.backlogs.extend(backlogs);
-        if is_news {
-            self.changed.send_modify(|version| *version += 1);
-        }
-    }
-
-    pub(crate) fn downgrade(&self) -> Weak<Mutex<States>> {
-        Arc::downgrade(&self.states)
-    }
-
-    /// Forgets an ownership that ended; a newer one of the same shard stays.
-    pub(crate) fn remove(&self, fence: &Fence) {
-        let mut states = self.states();
-        let key = (fence.number.as_u64(), fence.count.get().into(), fence.shard.get().into());
-        if states.0.get(&key).is_some_and(|told| told.state.epoch == u64::from(fence.epoch.get())) {
-            states.0.remove(&key);
-            self.changed.send_modify(|version| *version += 1);
-        }
-    }
-
-    /// The states now.
-    pub fn snapshot(&self) -> Vec<NumberState> {
-        self.states().0.values().map(|told| told.state).collect()
-    }
-
-    /// Whether some shard is connected to the network.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.states().0.values().any(|told| told.state.gateway_status() == GatewayStatus::Connected)
-    }
-
-    /// What the commits of all shards say of the database.
-    pub(crate) fn writes(&self) -> Writes {
-        self.states().0.values().fold(Writes::default(), |all, told| all.with(told.writes))
-    }
-
-    fn states(&self) -> std::sync::MutexGuard<'_, States> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Word of changed connections and epochs.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
 }

@@ -394,6 +394,36 @@ async fn an_order_of_a_former_leader_is_refused_and_the_shard_goes_on() {
 }
 
 #[tokio::test]
+async fn requests_wait_for_a_shard_that_is_about_to_be_here_and_not_for_ever() {
+    let mut bench = bench().await;
+    let key = (number(), ShardCount::ONE, Shard::ZERO);
+    bench.node.release(&bench.fence);
+    bench.endings.recv().await.unwrap();
+    let id = |bench: &Bench| bench.ids.lock().unwrap().generate(1_800_000_000_000);
+    let is_turned_away = |outcome: v1::Outcome| matches!(outcome.result, Some(Answer::NotOwner(_)));
+    assert!(is_turned_away(bench.submit_with(id(&bench), "nobody awaits it").await.unwrap()));
+
+    bench.node.prepare(key).await.unwrap();
+    assert!(is_turned_away(bench.submit_with(id(&bench), "the order to start does not come").await.unwrap()));
+    let mut waits = bench.submit_with(id(&bench), "nor does it later");
+    assert!(waits.try_recv().is_err(), "no answer yet");
+    bench.node.unprepare(&key);
+    assert!(is_turned_away(waits.await.unwrap()));
+
+    bench.node.prepare(key).await.unwrap();
+    let mut waiting = [bench.submit_with(id(&bench), "first"), bench.submit_with(id(&bench), "second")];
+    assert!(waiting.iter_mut().all(|outcome| outcome.try_recv().is_err()), "no answer yet");
+    let epoch = Some(bench.fence.epoch);
+    let next = bench.store.claim(number(), Shard::ZERO, ShardCount::ONE, epoch, "a", BOOT, 0, 0).await.unwrap().unwrap();
+    bench.node.acquire(next).await.unwrap();
+    for outcome in waiting {
+        assert!(matches!(outcome.await.unwrap().result, Some(Answer::Done(_))));
+    }
+    let stored = bench.store.outbox(number(), &[(Slot::of(phone()), estafet_model::Seq::ZERO)], 10).await.unwrap();
+    assert_eq!(stored.iter().map(|row| &row.body[..]).collect::<Vec<_>>(), [&b"first"[..], b"second"], "in order");
+}
+
+#[tokio::test]
 async fn a_phone_that_cannot_decrypt_gets_the_message_again_over_a_new_session() {
     let mut bench = bench().await;
     let mut peer = bench.connections.recv().await.unwrap();

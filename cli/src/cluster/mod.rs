@@ -85,6 +85,7 @@ pub(crate) async fn coreapp(args: CoreappArgs, configuration: Value) -> anyhow::
         ..estafet_coreapp::Config::default()
     };
     let (node, endings) = estafet_coreapp::Node::new(config, deps)?;
+    node.warm_up().await;
     let shutdown = tasks.shutdown().clone();
     let server = tonic::transport::Server::builder()
         .add_service(estafet_coreapp::grpc::service(node.clone()))

@@ -7,12 +7,14 @@
 //! * [`pending`]: the transaction being put together and what follows its commit.
 //! * [`limits`]: how much is taken in a time. [`identical`]: what was sent to somebody before.
 //! * [`garbage`]: what may be removed. [`life`]: the states of a shard on this node. [`duties`]: the masters' orders, and what they are told.
+//! * [`held`]: requests for shards that are about to be here.
 
 pub mod duties;
 pub mod event;
 pub mod files;
 pub mod garbage;
 pub mod handoff;
+pub mod held;
 pub mod identical;
 pub mod lanes;
 pub mod life;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use estafet_harness::client::until;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use crate::{
     core::{gap, verdict::Sample},
@@ -17,6 +17,8 @@ use crate::{
 const WATCH: Duration = Duration::from_millis(1500);
 /// Distance of two looks at the leader.
 const LOOK: Duration = Duration::from_millis(5);
+/// Distance of two looks at the owners. Each costs processor time that the cluster under drill lacks then.
+const LOOK_FOR_OWNERS: Duration = Duration::from_millis(100);
 /// How long a new leader is waited for.
 const NEW_LEADER: Duration = Duration::from_secs(30);
 /// How long a node that wakes or comes back is given to do something wrong.
@@ -202,7 +204,9 @@ async fn new_leader(world: &World, traffic: &Traffic, before: &Before, at: Durat
 }
 
 async fn owned_without(world: &World, before: &Before) -> anyhow::Result<()> {
+    let mut pace = interval(LOOK_FOR_OWNERS);
     until("the victim has no shard", async || {
+        pace.tick().await;
         // While nobody leads there is no answer.
         let Ok(owners) = world.owners().await else { return Ok(false) };
         Ok(owners.len() == before.owners.len() && owners.values().all(|(node, _)| *node != before.owner))

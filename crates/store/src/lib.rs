@@ -276,6 +276,12 @@ pub trait Store: MediaStore {
     /// taken in one transaction.
     async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>>;
 
+    /// Opens the sessions of an owner of shards, and prepares what it says often. Nothing is written. Optional: what is not
+    /// there is made when it is needed, while somebody waits.
+    async fn warm_up(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the term of a leader of the masters known, so that every older one is refused from then on. Returns the
     /// newest that was known before: from `term` on it says that another leader had it, or a newer one.
     async fn raise_term(&self, term: i64) -> Result<i64>;

@@ -36,7 +36,7 @@ use estafet_store::{Error, Holder, SharedStore, SqliteStore, Store};
 macro_rules! checks {
     ($run:ident) => {
         $run! {
-            ownership: a_claim_raises_the_epoch, two_claims_of_the_same_epoch_have_one_winner, many_shards_are_claimed_each_for_its_own_node,
+            ownership: a_claim_raises_the_epoch, a_warm_up_changes_nothing, two_claims_of_the_same_epoch_have_one_winner, many_shards_are_claimed_each_for_its_own_node,
                 a_stale_claim_among_others_is_refused_alone, claims_together_under_an_older_term_take_nothing,
                 each_shard_of_two_claims_of_many_has_one_winner, an_older_master_term_claims_nothing, a_term_that_is_made_known_refuses_older_ones, a_fenced_commit_writes_nothing, a_shard_without_owner_takes_no_commit,
                 a_number_is_held_once;

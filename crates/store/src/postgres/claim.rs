@@ -11,6 +11,9 @@ use crate::{
     decode::storable,
 };
 
+/// A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
+const IMPATIENT: &str = "SELECT set_config('lock_timeout', '300ms', true)";
+
 struct Server<'a> {
     writer: &'a Connections,
     reader: &'a Connections,
@@ -43,9 +46,7 @@ impl claim::Server for Server<'_> {
     }
 
     async fn take(&self, claim: &Claim<'_>) -> Result<Tried> {
-        // A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
-        let impatient = Step::new("SELECT set_config('lock_timeout', '300ms', true)");
-        match self.writer.transaction(&[impatient, take(claim)]).await {
+        match self.writer.transaction(&[Step::new(IMPATIENT), take(claim)]).await {
             Ok(rows) => Ok(Tried::Answered(rows[1].first().map(|row| row.get(0)))),
             Err(Failure::Locked(error)) => Ok(Tried::Held(error)),
             Err(failure) => Err(failure.into()),
@@ -110,17 +111,36 @@ fn take_all<'a>(claims: &[Claim<'a>]) -> Step<'a> {
         .bind(column(claims, |claim| claim.seen.map_or(0, |seen| i64::from(seen.get()))))
 }
 
+const NEXT: &str = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
+      UPDATE shard_owner SET epoch = epoch + 1, owner_id = $4, owner_boot = $5, state = 'claimed', master_term = $6,
+        updated_at = $7
+      WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6
+        AND state <> 'retired' AND EXISTS (SELECT 1 FROM term) RETURNING epoch)
+    INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
+    SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
+
+/// A takeover of nothing: no number is 0.
+pub(super) fn rehearsal() -> [Step<'static>; 2] {
+    let take =
+        Step::new(NEXT).bind(0_i64).bind(0_i32).bind(0_i32).bind("").bind(Vec::<u8>::new()).bind(0_i64).bind(0_i64).bind(0_i64);
+    [Step::new(IMPATIENT), take]
+}
+
 /// Makes a newer term of a master known to the database, which refuses every older one from then on; the newest
 /// that was known before. By itself a transaction: claims that share the row would wait for one that is blocked by its shard otherwise.
 pub(super) async fn raise_term(connections: &Connections, term: i64) -> Result<i64> {
+    let rows = connections.query(raise(term)).await?;
+    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Failed("the row of the cluster is gone".to_owned()))
+}
+
+pub(super) fn raise(term: i64) -> Step<'static> {
     // Who is not the one that raises it was preceded by another, whatever it saw at first.
-    let raise = Step::new(
+    let step = Step::new(
         "WITH known AS (SELECT master_term FROM cluster WHERE id = 1),
            raised AS (UPDATE cluster SET master_term = $1 WHERE id = 1 AND master_term < $1 RETURNING 1)
          SELECT CASE WHEN EXISTS (SELECT 1 FROM raised) THEN master_term ELSE greatest(master_term, $1) END FROM known",
     );
-    let rows = connections.query(raise.bind(term)).await?;
-    rows.first().map(|row| row.get(0)).ok_or_else(|| Error::Failed("the row of the cluster is gone".to_owned()))
+    step.bind(term)
 }
 
 fn take<'a>(claim: &Claim<'a>) -> Step<'a> {
@@ -134,14 +154,7 @@ fn take<'a>(claim: &Claim<'a>) -> Step<'a> {
           ON CONFLICT (number, shard_count, shard) DO NOTHING RETURNING epoch)
         INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
         SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
-    let next = "WITH term AS (SELECT 1 FROM cluster WHERE id = 1 AND master_term <= $6 FOR SHARE), taken AS (
-          UPDATE shard_owner SET epoch = epoch + 1, owner_id = $4, owner_boot = $5, state = 'claimed', master_term = $6,
-            updated_at = $7
-          WHERE number = $1 AND shard_count = $2 AND shard = $3 AND epoch = $8 AND master_term <= $6
-            AND state <> 'retired' AND EXISTS (SELECT 1 FROM term) RETURNING epoch)
-        INSERT INTO epoch_audit (number, shard_count, shard, epoch, owner_id, owner_boot, at)
-        SELECT $1, $2, $3, epoch, $4, $5, $7 FROM taken RETURNING epoch";
-    let step = Step::new(if claim.seen.is_some() { next } else { first })
+    let step = Step::new(if claim.seen.is_some() { NEXT } else { first })
         .bind(claim.number.as_i64())
         .bind(i32::from(claim.count.get()))
         .bind(i32::from(claim.shard.get()))

@@ -108,6 +108,17 @@ impl Connections {
         })
     }
 
+    /// Opens every connection there may be and runs the statements over each, in a transaction: they are prepared and planned
+    /// then, and what they read of the catalogue is in the server's memory.
+    pub(super) async fn rehearse(&self, steps: &[Step<'_>]) -> Result<()> {
+        let clients = try_join_all((0..self.0.status().max_size).map(|_| self.get())).await?;
+        let rehearsed = clients.into_iter().map(async |client| {
+            let rows = answered(pipelined(&client, steps)).await;
+            finished(client, rows)
+        });
+        Ok(try_join_all(rehearsed).await.map(drop)?)
+    }
+
     /// Runs one statement, by itself a transaction.
     pub(super) async fn query(&self, step: Step<'_>) -> Result<Vec<Row>> {
         let client = self.get().await?;

@@ -24,6 +24,7 @@ use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use estafet_model::{BootId, EndpointId, Epoch, IdKey, Layout, Seq, Shard, ShardCount, Slot, WaId};
+use futures::future::try_join;
 use sqlx::{ConnectOptions, Connection, migrate::Migrator, postgres::PgConnectOptions};
 
 use self::{
@@ -137,6 +138,12 @@ impl Store for PostgresStore {
 
     async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
         claim::claim_all(&self.writer, &self.reader, &self.application_name, claims).await
+    }
+
+    async fn warm_up(&self) -> Result<()> {
+        let mut writing = commit::rehearsal();
+        writing.extend(claim::rehearsal());
+        try_join(self.writer.rehearse(&writing), self.reader.rehearse(&read::rehearsal())).await.map(drop)
     }
 
     async fn raise_term(&self, term: i64) -> Result<i64> {

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 
 use super::{
     callbacks::{self, columns},
+    claim,
     commit::{at, slot},
     connections::{Connections, Step},
 };
@@ -50,6 +51,11 @@ pub(super) async fn outbox(reader: &Connections, number: WaId, after: &[(Slot, S
     if after.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
+    let rows = reader.query(unsettled(number.as_i64(), after, limit)).await?;
+    Ok(rows.iter().filter_map(message).collect())
+}
+
+fn unsettled(number: i64, after: &[(Slot, Seq)], limit: u32) -> Step<'static> {
     let step = Step::new(
         "SELECT m.slot, m.seq, m.id_key, m.recipient, m.accepted_at, m.body
          FROM unnest($2::int4[], $3::int8[]) AS w (slot, seq)
@@ -62,8 +68,7 @@ pub(super) async fn outbox(reader: &Connections, number: WaId, after: &[(Slot, S
            ORDER BY m.number, m.slot, m.seq LIMIT $4
          ) m ORDER BY m.slot, m.seq",
     );
-    let rows = reader.query(at(step.bind(number.as_i64()), after).bind(i64::from(limit))).await?;
-    Ok(rows.iter().filter_map(message).collect())
+    at(step.bind(number), after).bind(i64::from(limit))
 }
 
 pub(super) async fn messages(reader: &Connections, number: WaId, places: &[(Slot, Seq)]) -> Result<Vec<MessageRow>> {
@@ -123,6 +128,11 @@ pub(super) async fn events(
     if after.is_empty() || limit == 0 {
         return Ok(Vec::new());
     }
+    let step = waiting_events(number.as_i64(), endpoint, after, limit);
+    Ok(reader.query(step).await?.iter().filter_map(callbacks::event).collect())
+}
+
+fn waiting_events(number: i64, endpoint: EndpointId, after: &[(Slot, Seq)], limit: u32) -> Step<'static> {
     let step = Step::new(concat!(
         "SELECT ",
         columns!("origin"),
@@ -133,8 +143,12 @@ pub(super) async fn events(
            ORDER BY e.number, e.slot, e.endpoint, e.seq LIMIT $4
          ) e ORDER BY slot, seq"
     ));
-    let step = at(step.bind(number.as_i64()), after).bind(i64::from(limit)).bind(i32::from(endpoint.get()));
-    Ok(reader.query(step).await?.iter().filter_map(callbacks::event).collect())
+    at(step.bind(number), after).bind(i64::from(limit)).bind(i32::from(endpoint.get()))
+}
+
+/// What an owner reads first, about nothing: no number is 0.
+pub(super) fn rehearsal() -> Vec<Step<'static>> {
+    vec![unsettled(0, &[], 1), waiting_events(0, EndpointId::MAIN, &[], 1), sessions_of(0, Vec::new()), claim::raise(0)]
 }
 
 pub(super) async fn backlog(reader: &Connections, number: WaId, slots: RangeInclusive<Slot>) -> Result<(u64, u64)> {
@@ -182,9 +196,12 @@ pub(super) async fn sessions(reader: &Connections, number: WaId, peers: &[WaId])
     if peers.is_empty() {
         return Ok(Vec::new());
     }
-    let step = Step::new("SELECT slot, peer, state FROM e2e_session WHERE number = $1 AND peer = ANY($2::int8[])")
-        .bind(number.as_i64())
-        .bind(peers.iter().map(|peer| peer.as_i64()).collect::<Vec<_>>());
+    let step = sessions_of(number.as_i64(), peers.iter().map(|peer| peer.as_i64()).collect());
     let rows = reader.query(step).await?;
     Ok(rows.iter().filter_map(|row| decode::session(row.get::<_, i32>(0).into(), row.get(1), row.get(2))).collect())
+}
+
+fn sessions_of(number: i64, peers: Vec<i64>) -> Step<'static> {
+    let sql = "SELECT slot, peer, state FROM e2e_session WHERE number = $1 AND peer = ANY($2::int8[])";
+    Step::new(sql).bind(number).bind(peers)
 }

@@ -1,7 +1,7 @@
 //! Claims, fences and holds.
 
 use estafet_model::{BootId, Epoch, Shard, ShardCount};
-use estafet_store::{Batch, Claim, Error, Fence, Holder, SharedStore, StatusRow};
+use estafet_store::{Batch, Claim, Counts, Error, Fence, Holder, SharedStore, StatusRow};
 use futures::future::join_all;
 
 use crate::given::*;
@@ -22,6 +22,19 @@ pub(crate) async fn a_claim_raises_the_epoch(store: SharedStore) {
         seen,
         [(number(), Shard::ZERO, ShardCount::ONE, 2, "core-3", boot(3)), (other_number(), third, four, 1, "core-2", boot(2))]
     );
+}
+
+pub(crate) async fn a_warm_up_changes_nothing(store: SharedStore) {
+    store.warm_up().await.unwrap();
+    let fence = owner(&*store).await;
+    let before = store.owners().await.unwrap();
+    assert_eq!(store.raise_term(7).await.unwrap(), 1);
+    store.warm_up().await.unwrap();
+    assert_eq!(store.owners().await.unwrap(), before);
+    assert_eq!(store.raise_term(7).await.unwrap(), 7);
+    store.commit(&fence, &Batch::default()).await.unwrap();
+    let counts = store.counts(number()).await.unwrap();
+    assert_eq!((counts, store.counts(other_number()).await.unwrap()), (Counts::default(), Counts::default()));
 }
 
 /// Shard and epoch of what was taken.

@@ -215,6 +215,7 @@ impl World {
         let mut wire =
             v1::Request { correlation: 0, number: crate::number().as_u64(), slot: slot.get().into(), action: Some(body) };
         let webapp = &mut self.webapps[i];
+        let seen = webapp.map.owner(crate::number(), slot).map(|owner| owner.epoch);
         let Some(link) = webapp.links.get_mut(&address) else { return self.missed(i, id, Missed::NoStream) };
         let Some(stream) = link.stream else { return self.missed(i, id, Missed::NoStream) };
         if !link.flight.has_credit() {
@@ -224,7 +225,7 @@ impl World {
         if let Some(request) = webapp.requests.get_mut(&id) {
             (request.waits, request.sent) = (Some(Arc::downgrade(&waiter)), true);
         }
-        link.flight.depart(&mut wire, waiter);
+        link.flight.depart(&mut wire, seen, waiter);
         self.send(Place::Webapp(i), stream, Body::Request(wire));
     }
 

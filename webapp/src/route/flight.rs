@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use estafet_model::{ShardMap, Slot, WaId};
+use estafet_model::{Epoch, ShardMap, Slot, WaId};
 use estafet_proto::v1;
 
 /// Requests in one frame.
@@ -25,6 +25,8 @@ pub struct Flight<W> {
 struct Entry<W> {
     number: u64,
     slot: u32,
+    /// Epoch of the owner that the map named when it was sent.
+    seen: Option<Epoch>,
     waiter: W,
 }
 
@@ -50,13 +52,14 @@ impl<W> Flight<W> {
         self.credits > 0
     }
 
-    /// Spends a credit and gives the request its correlation. Call only with a credit at hand.
-    pub fn depart(&mut self, request: &mut v1::Request, waiter: W) {
+    /// Spends a credit and gives the request its correlation. Call only with a credit at hand. `seen` is the epoch of the
+    /// owner that the map named when the way was chosen.
+    pub fn depart(&mut self, request: &mut v1::Request, seen: Option<Epoch>, waiter: W) {
         debug_assert!(self.has_credit());
         self.credits = self.credits.saturating_sub(1);
         self.last += 1;
         request.correlation = self.last;
-        self.pending.insert(self.last, Entry { number: request.number, slot: request.slot, waiter });
+        self.pending.insert(self.last, Entry { number: request.number, slot: request.slot, seen, waiter });
     }
 
     /// The waiter of an answer.
@@ -64,13 +67,14 @@ impl<W> Flight<W> {
         self.pending.remove(&correlation).map(|entry| entry.waiter)
     }
 
-    /// Lets go of the requests whose slot another node than `address` owns by now; dropping a
-    /// waiter makes its request try again there, with the same id.
+    /// Lets go of the requests whose slot another node than `address` owns by now, under an epoch that was not known
+    /// when they were sent: one that a hint sent here stays while the map lags behind. Dropping a waiter makes its
+    /// request try again there, with the same id.
     pub fn release_moved(&mut self, map: &ShardMap, address: &str) {
         self.pending.retain(|_, entry| {
             let owner =
                 WaId::from_u64(entry.number).ok().zip(Slot::new(entry.slot)).and_then(|(number, slot)| map.owner(number, slot));
-            owner.is_none_or(|owner| owner.address == address)
+            owner.is_none_or(|owner| owner.address == address || Some(owner.epoch) <= entry.seen)
         });
     }
 }
@@ -107,8 +111,8 @@ mod tests {
         assert!(!flight.has_credit());
         flight.grant(2);
         let (mut a, mut b) = (request(1), request(2));
-        flight.depart(&mut a, "a");
-        flight.depart(&mut b, "b");
+        flight.depart(&mut a, None, "a");
+        flight.depart(&mut b, None, "b");
         assert!(!flight.has_credit());
         assert_ne!(a.correlation, b.correlation);
         assert_eq!(flight.land(b.correlation), Some("b"));
@@ -126,11 +130,20 @@ mod tests {
             map.insert(number, Owner { address: address.into(), shard, count, epoch: Epoch::new(1) });
         }
         let mut flight = Flight::default();
-        flight.grant(2);
-        let (mut stays, mut moves) = (request(0), request(1023));
-        flight.depart(&mut stays, ());
-        flight.depart(&mut moves, ());
+        flight.grant(5);
+        let (mut stays, mut hinted, mut moves, mut blind) = (request(0), request(1023), request(1023), request(1023));
+        flight.depart(&mut stays, Some(Epoch::new(1)), ());
+        flight.depart(&mut hinted, Some(Epoch::new(1)), ());
+        flight.depart(&mut moves, Some(Epoch::new(0)), ());
+        flight.depart(&mut blind, None, ());
         flight.release_moved(&map, "core-0");
-        assert_eq!((flight.land(stays.correlation), flight.land(moves.correlation)), (Some(()), None));
+        assert_eq!((flight.land(moves.correlation), flight.land(blind.correlation)), (None, None));
+        flight.release_moved(&map, "core-0");
+        assert_eq!(flight.land(hinted.correlation), Some(()), "the map named that owner when the request was sent elsewhere");
+        flight.depart(&mut hinted, Some(Epoch::new(1)), ());
+        let shard = Shard::new(1, count).unwrap();
+        map.insert(number, Owner { address: "core-2".into(), shard, count, epoch: Epoch::new(2) });
+        flight.release_moved(&map, "core-0");
+        assert_eq!((flight.land(stays.correlation), flight.land(hinted.correlation)), (Some(()), None));
     }
 }

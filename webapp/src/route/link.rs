@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use estafet_model::{ShardMap, protocol};
+use estafet_model::{Epoch, ShardMap, protocol};
 use estafet_proto::v1::{self, data_client::DataClient, outcome};
 use estafet_runtime::{Backoff, Tasks};
 use tokio::{
@@ -59,6 +59,8 @@ pub(crate) struct Link {
 
 struct Item {
     request: v1::Request,
+    /// Epoch of the owner that the map named when this way was chosen.
+    seen: Option<Epoch>,
     waiter: Waiter,
 }
 
@@ -131,16 +133,22 @@ impl Link {
     }
 
     /// Sends a request over the stream and waits for its outcome. A message is let in only if it can be answered in time.
-    pub(crate) async fn exchange(&self, request: v1::Request, time: Duration) -> Result<outcome::Result, Missed> {
+    /// `seen` is the epoch of the owner that the map named when this way was chosen.
+    pub(crate) async fn exchange(
+        &self,
+        request: v1::Request,
+        seen: Option<Epoch>,
+        time: Duration,
+    ) -> Result<outcome::Result, Missed> {
         if !matches!(request.action, Some(v1::request::Action::Submit(_))) {
-            return self.send(request, time).await;
+            return self.send(request, seen, time).await;
         }
         let found = self.waiting.load(Ordering::Relaxed);
         if !self.pressure().admits(found) {
             return Err(Missed::QueueFull);
         }
         let (_waits, began) = (Waits::count(&self.waiting), Instant::now());
-        let outcome = self.send(request, time).await;
+        let outcome = self.send(request, seen, time).await;
         if outcome.is_ok() {
             let now = Instant::now();
             self.pressure().answered(now - began, found, self.waiting.load(Ordering::Relaxed), now);
@@ -152,13 +160,13 @@ impl Link {
         self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send(&self, request: v1::Request, time: Duration) -> Result<outcome::Result, Missed> {
+    async fn send(&self, request: v1::Request, seen: Option<Epoch>, time: Duration) -> Result<outcome::Result, Missed> {
         if !self.is_up() {
             return Err(Missed::NoStream);
         }
         let (reply, answer) = oneshot::channel();
         let sent = Arc::new(AtomicBool::new(false));
-        let item = Item { request, waiter: Waiter { reply, sent: sent.clone() } };
+        let item = Item { request, seen, waiter: Waiter { reply, sent: sent.clone() } };
         self.queue.try_send(item).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Missed::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Missed::NoStream,
@@ -342,13 +350,13 @@ impl LinkTask {
             if bytes > FRAME_BYTES && !requests.is_empty() {
                 break;
             }
-            let Some(Item { mut request, waiter }) = self.backlog.pop_front() else { break };
+            let Some(Item { mut request, seen, waiter }) = self.backlog.pop_front() else { break };
             // Its client has gone or has been answered: sending it now would only store a message nobody knows of.
             if waiter.reply.is_closed() {
                 continue;
             }
             waiter.sent.store(true, Ordering::Release);
-            flight.depart(&mut request, waiter);
+            flight.depart(&mut request, seen, waiter);
             requests.push(request);
         }
         (!requests.is_empty()).then_some(v1::RequestFrame { requests, protocol: protocol::PROTOCOL })

@@ -27,7 +27,7 @@ use estafet_proto::v1::{self, outcome, request::Action};
 use estafet_runtime::Tasks;
 use tokio::{
     sync::{Semaphore, watch},
-    time::Instant,
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use crate::{Connect, config::Config, metrics::Metrics};
@@ -35,6 +35,8 @@ use link::{Link, Surroundings};
 use plan::{Missed, Plan, Step};
 use roster::NodeState;
 
+/// How often the router looks for coreapps that came and own nothing yet.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a link lives that no map mentions (a hint made it).
 const UNMAPPED_LINK: Duration = Duration::from_secs(30);
 /// Time for a coreapp to tell its statistics.
@@ -199,28 +201,23 @@ impl Router {
         request: &v1::Request,
         deadline: Instant,
     ) -> Result<outcome::Result, Missed> {
-        let link = match at {
-            Some(address) => self.link(&address),
-            None => self.owner_link(number, slot).ok_or(Missed::NoOwner)?,
-        };
+        let owner = self.around.map.borrow().owner(number, slot).cloned();
+        let seen = owner.as_ref().map(|owner| owner.epoch);
+        let link = self.link(&at.or_else(|| owner.map(|owner| owner.address)).ok_or(Missed::NoOwner)?);
         let began = Instant::now();
         let time = deadline.saturating_duration_since(began);
-        let outcome =
-            if self.naive { single(&link, request.clone(), time).await } else { link.exchange(request.clone(), time).await };
+        let outcome = match self.naive {
+            true => single(&link, request.clone(), time).await,
+            false => link.exchange(request.clone(), seen, time).await,
+        };
         self.metrics.served().coreapp(link.address(), began.elapsed());
         outcome
     }
 
-    fn owner_link(&self, number: WaId, slot: Slot) -> Option<Arc<Link>> {
-        let map = self.around.map.borrow();
-        let Owner { address, .. } = map.owner(number, slot)?;
-        if let Some(link) = self.links.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(address.as_str()) {
-            return Some(link.clone());
-        }
-        Some(self.link(address))
-    }
-
     fn link(&self, address: &str) -> Arc<Link> {
+        if let Some(link) = self.links.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(address) {
+            return link.clone();
+        }
         let mut links = self.links.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(link) = links.get(address) {
             return link.clone();
@@ -230,18 +227,19 @@ impl Router {
         link
     }
 
-    /// Links to every owner, and none to nodes that have long left the map.
+    /// Links to every owner and to every coreapp that may own something soon, and none to nodes that have long left.
     fn follow(&self) {
-        let owners: HashSet<String> = {
+        let mut wanted = self.around.connect.roster().living(Instant::now());
+        {
             let map = self.around.map.borrow();
             self.metrics.map(&map);
-            map.iter().map(|(_, owner)| owner.address.clone()).collect()
-        };
-        for address in &owners {
+            wanted.extend(map.iter().map(|(_, owner)| owner.address.clone()));
+        }
+        for address in &wanted {
             self.link(address);
         }
         self.links.write().unwrap_or_else(|poisoned| poisoned.into_inner()).retain(|address, link| {
-            let stays = owners.contains(address) || link.made_at().elapsed() < UNMAPPED_LINK;
+            let stays = wanted.contains(address) || link.made_at().elapsed() < UNMAPPED_LINK;
             if !stays {
                 self.around.states.forget(address);
             }
@@ -275,11 +273,14 @@ impl Router {
 
 async fn follow_map(router: Arc<Router>, tasks: Tasks) {
     let mut map = router.around.map.clone();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         map.mark_unchanged();
         router.follow();
         tokio::select! {
             changed = map.changed() => if changed.is_err() { return },
+            _ = look.tick() => {}
             () = tasks.shutdown().cancelled() => return,
         }
     }

@@ -5,7 +5,7 @@
 //! only add the nodes that own nothing, and those that died. A word older than five seconds counts for nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -57,6 +57,14 @@ impl Roster {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(master.to_owned(), Some((now, status)));
     }
 
+    /// Addresses of the coreapps that live and may be given shards.
+    pub(crate) fn living(&self, now: Instant) -> HashSet<String> {
+        let masters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = masters.values().filter_map(|said| fresh(said, now)).max_by_key(|status| status.term);
+        let lives = |node: &&NodeStatus| node.health() == NodeHealth::Alive && !node.draining;
+        said.into_iter().flat_map(|status| &status.nodes).filter(lives).map(|node| node.address.clone()).collect()
+    }
+
     /// Every process that is known, by name. `of_shard` says how the owner of a shard is connected, `overall` how the
     /// number is.
     pub(crate) fn by_node(
@@ -67,15 +75,12 @@ impl Roster {
         now: Instant,
     ) -> BTreeMap<String, NodeState> {
         let masters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = |said: &Option<(Instant, ClusterStatus)>| {
-            said.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) <= STALE_AFTER).map(|(_, status)| status.clone())
-        };
-        let fresh: BTreeMap<&String, Option<ClusterStatus>> =
-            masters.iter().map(|(address, said)| (address, fresh(said))).collect();
+        let fresh: BTreeMap<&String, Option<&ClusterStatus>> =
+            masters.iter().map(|(address, said)| (address, fresh(said, now))).collect();
         let leading = fresh.values().flatten().map(|status| status.term).max().filter(|term| *term > 0);
         let mut nodes: BTreeMap<String, NodeState> = BTreeMap::new();
         for (address, status) in &fresh {
-            nodes.insert((*address).clone(), master(address, status.as_ref(), leading, overall));
+            nodes.insert((*address).clone(), master(address, *status, leading, overall));
         }
         // Who leads hears everybody; without a leader the first that answers is as good as any.
         let said = fresh.values().flatten().max_by_key(|status| status.term);
@@ -94,6 +99,11 @@ impl Roster {
         }
         nodes
     }
+}
+
+/// What a master said, if its word still counts.
+fn fresh(said: &Option<(Instant, ClusterStatus)>, now: Instant) -> Option<&ClusterStatus> {
+    said.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) <= STALE_AFTER).map(|(_, status)| status)
 }
 
 /// The name that statistics have, too.
@@ -184,6 +194,18 @@ mod tests {
         assert!(["m:1", "m:2", "m:3"].iter().all(|master| matches!(alone[*master], NodeState::Silent(_))));
         assert_eq!((&alone["c:0"], &alone["c:1"]), (&told(Duty::Coreapp, Connected), &told(Duty::Coreapp, Disconnected)));
         assert_eq!(alone.len(), 5);
+    }
+
+    #[test]
+    fn coreapps_that_may_be_given_shards_are_those_that_live_and_stay_as_the_leader_says() {
+        let (roster, now) = (Roster::new(&["m:1".to_owned()]), Instant::now());
+        let alive = |name, address| node(name, address, NodeHealth::Alive);
+        let leaves = NodeStatus { draining: true, ..alive("leaves", "c:2") };
+        let nodes = vec![alive("core-0", "c:0"), node("gone", "c:1", NodeHealth::Dead), leaves];
+        roster.heard("m:1", ClusterStatus { term: 9, nodes, ..ClusterStatus::default() }, now);
+        roster.heard("m:2", ClusterStatus { term: 8, nodes: vec![alive("old", "c:3")], ..ClusterStatus::default() }, now);
+        assert_eq!(roster.living(now), HashSet::from(["c:0".to_owned()]));
+        assert!(roster.living(now + STALE_AFTER + Duration::from_millis(1)).is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use estafet_runtime::{Clock, Tasks};
 use estafet_store::{Fence, SharedStore};
 use estafet_upstream::{ConnectError, Standby, Upstream};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,10 @@ use crate::{
 const REQUESTS: usize = 16_384;
 /// Posts and their results on the way between a shard and its poster; more than may be open: 24 to each receiver.
 const POSTS: usize = 256;
+
+/// Statements at once that read what waits in the shards of a node. A node that takes over many shards accepts for all of them at
+/// once; catching up takes turns.
+const LOADS: usize = 2;
 
 /// What a coreapp works with.
 pub struct Deps {
@@ -144,6 +148,7 @@ impl Node {
             started: Instant::now(),
             state: NodeState::default(),
             moved: Moved::default(),
+            loads: Arc::new(Semaphore::new(LOADS)),
         };
         let node = Self {
             context,
@@ -205,7 +210,11 @@ impl Node {
 
     async fn load(&self, number: WaId) -> Result<Prepared, Error> {
         let settings = self.live_settings(number);
-        settings.reload(&self.context.store, 0).await.map_err(Error::Settings)?;
+        // The owner of another shard of the number has heard of every change.
+        let are_known = self.routes().get(&number).is_some_and(|routes| !routes.is_empty());
+        if !are_known {
+            settings.reload(&self.context.store, 0).await.map_err(Error::Settings)?;
+        }
         let webhooks = settings.subscribe().borrow().settings.webhooks.clone();
         self.clients.ready(&webhooks).await;
         let keys = self.keys.of(&self.context.store, number).await?;

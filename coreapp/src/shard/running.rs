@@ -11,7 +11,7 @@ use estafet_store::{Batch, Error, Fence, MessageRow, SharedStore};
 use estafet_upstream::{ConnectError, Event, Link, Login, Standby, Upstream};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) started: Instant,
     pub(crate) state: NodeState,
     pub(crate) moved: Moved,
+    /// How many statements may read at once what waits in shards.
+    pub(crate) loads: Arc<Semaphore>,
 }
 
 /// The channels a shard hears and speaks through.
@@ -193,7 +195,7 @@ impl Runner {
 
     fn carry_out(&mut self, order: Order) {
         let (store, fence) = (self.context.store.clone(), *self.shard.fence());
-        let number = fence.number;
+        let (number, loads) = (fence.number, self.context.loads.clone());
         match order {
             Order::Commit { batch, retried } => self.job(async move { commit(&store, &fence, &batch, retried).await }),
             Order::Raise { target, deadline } => {
@@ -201,10 +203,12 @@ impl Runner {
                 self.job(async move { Input::Raised(raise(&store, &fence, &target, now_ms, deadline).await) });
             }
             Order::LoadOutbox(asked) => self.job(async move {
+                let _turn = loads.acquire().await;
                 let rows = read("outbox", || store.outbox(number, &asked, LOAD_ROWS)).await;
                 Input::OutboxLoaded(asked, rows)
             }),
             Order::LoadEvents(endpoint, asked) => self.job(async move {
+                let _turn = loads.acquire().await;
                 let rows = read("events", || store.events(number, endpoint, &asked, LOAD_ROWS)).await;
                 Input::EventsLoaded(endpoint, asked, rows)
             }),

@@ -15,35 +15,16 @@ use super::{
     numbers,
 };
 use crate::{
-    Claim, Error, Fence, Result,
+    Claim, Error, Result,
     claim::{self, Answer, Tried},
     decode::storable,
     packed::{Packed, json},
 };
 
-struct Server<'a> {
-    writer: &'a Connections,
-    reader: &'a Connections,
-}
-
-/// `ourselves` names the sessions of this process, which are never ended.
-pub(super) async fn claim(
-    writer: &Connections,
-    reader: &Connections,
-    ourselves: &str,
-    claim: &Claim<'_>,
-) -> Result<Option<Fence>> {
-    claim::claim(&Server { writer, reader }, ourselves, claim).await
-}
-
-/// The same for many.
-pub(super) async fn claim_all(
-    writer: &Connections,
-    reader: &Connections,
-    ourselves: &str,
-    claims: &[Claim<'_>],
-) -> Vec<Result<Option<Fence>>> {
-    claim::claim_all(&Server { writer, reader }, ourselves, claims).await
+/// A server that is claimed on: over `writer`, and over `reader` what comes before and after.
+pub(super) struct Server<'a> {
+    pub(super) writer: &'a Connections,
+    pub(super) reader: &'a Connections,
 }
 
 #[async_trait]

@@ -53,6 +53,10 @@ impl MySqlStore {
         let (writer, reader) = (Connections::named(&options, WRITERS, application_name), Connections::new(&options, READERS));
         Ok(Self { options, application_name: application_name.to_owned(), writer, reader })
     }
+
+    fn claims(&self) -> claim::Server<'_> {
+        claim::Server { writer: &self.writer, reader: &self.reader }
+    }
 }
 
 /// Runs what is missing, under a lock of our own: sqlx asks MariaDB for one in a way that it refuses.
@@ -113,11 +117,11 @@ impl Store for MySqlStore {
         now_ms: i64,
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
-        claim::claim(&self.writer, &self.reader, &self.application_name, &claim).await
+        crate::claim::claim(&self.claims(), &self.application_name, &claim).await
     }
 
     async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
-        claim::claim_all(&self.writer, &self.reader, &self.application_name, claims).await
+        crate::claim::claim_all(&self.claims(), &self.application_name, claims).await
     }
 
     async fn raise_term(&self, term: i64) -> Result<i64> {

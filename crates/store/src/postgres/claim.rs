@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::connections::{Connections, Failure, Step};
 use crate::{
-    Claim, Error, Fence, Result,
+    Claim, Error, Result,
     claim::{self, Answer, Tried},
     decode::storable,
 };
@@ -14,29 +14,10 @@ use crate::{
 /// A paused owner that sits in a transaction keeps its row locked: better to say so at once (R9).
 const IMPATIENT: &str = "SELECT set_config('lock_timeout', '300ms', true)";
 
-struct Server<'a> {
-    writer: &'a Connections,
-    reader: &'a Connections,
-}
-
-/// `ourselves` names the sessions of this process, which are never ended.
-pub(super) async fn claim(
-    writer: &Connections,
-    reader: &Connections,
-    ourselves: &str,
-    claim: &Claim<'_>,
-) -> Result<Option<Fence>> {
-    claim::claim(&Server { writer, reader }, ourselves, claim).await
-}
-
-/// The same for many.
-pub(super) async fn claim_all(
-    writer: &Connections,
-    reader: &Connections,
-    ourselves: &str,
-    claims: &[Claim<'_>],
-) -> Vec<Result<Option<Fence>>> {
-    claim::claim_all(&Server { writer, reader }, ourselves, claims).await
+/// A server that is claimed on: over `writer`, and over `reader` what comes before and after.
+pub(super) struct Server<'a> {
+    pub(super) writer: &'a Connections,
+    pub(super) reader: &'a Connections,
 }
 
 #[async_trait]

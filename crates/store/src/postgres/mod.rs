@@ -61,6 +61,10 @@ impl PostgresStore {
         Ok(Self { writer, reader, application_name: application_name.to_owned(), address, security })
     }
 
+    fn claims(&self) -> claim::Server<'_> {
+        claim::Server { writer: &self.writer, reader: &self.reader }
+    }
+
     /// For migrations: no time limit on a statement.
     fn sqlx_options(&self) -> PgConnectOptions {
         let (mode, root) = self.security.for_migrations();
@@ -133,11 +137,11 @@ impl Store for PostgresStore {
         now_ms: i64,
     ) -> Result<Option<Fence>> {
         let claim = Claim { number, shard, count, seen, owner, boot, master_term, now_ms };
-        claim::claim(&self.writer, &self.reader, &self.application_name, &claim).await
+        crate::claim::claim(&self.claims(), &self.application_name, &claim).await
     }
 
     async fn claim_all(&self, claims: &[Claim<'_>]) -> Vec<Result<Option<Fence>>> {
-        claim::claim_all(&self.writer, &self.reader, &self.application_name, claims).await
+        crate::claim::claim_all(&self.claims(), &self.application_name, claims).await
     }
 
     async fn warm_up(&self) -> Result<()> {

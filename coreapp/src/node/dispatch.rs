@@ -37,8 +37,10 @@ pub(super) struct Route {
 }
 
 impl Route {
-    fn give(&self, node: &Node, request: ShardRequest) {
-        match self.requests.try_send(request) {
+    fn give(&self, node: &Node, ShardRequest { slot, action, reply }: ShardRequest) {
+        let measure = Measure::begin(self.stats.clone(), action.name());
+        let reply = Reply::Measured(Box::new((reply, measure)));
+        match self.requests.try_send(ShardRequest { slot, action, reply }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(request)) => node.redirect(self.fence.number, request),
             Err(mpsc::error::TrySendError::Full(request)) => request.reply.send(overloaded()),
@@ -52,10 +54,11 @@ pub(super) type Routes = HashMap<WaId, Vec<Route>>;
 impl Node {
     /// Hands a request to the owner of its slot. One for a shard that is about to be here waits for it, but not for long.
     pub fn dispatch(&self, number: WaId, slot: Slot, action: Action, reply: Reply) {
-        let Some(route) = self.route(number, slot) else { return self.hold(number, ShardRequest { slot, action, reply }) };
-        let measure = Measure::begin(route.stats.clone(), action.name());
-        let reply = Reply::Measured(Box::new((reply, measure)));
-        route.give(self, ShardRequest { slot, action, reply });
+        let request = ShardRequest { slot, action, reply };
+        match self.route(number, slot) {
+            Some(route) => route.give(self, request),
+            None => self.hold(number, request),
+        }
     }
 
     fn route(&self, number: WaId, slot: Slot) -> Option<Route> {

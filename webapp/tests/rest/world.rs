@@ -4,7 +4,7 @@
 use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use estafet_media::Blobs;
-use estafet_model::{Epoch, Owner, Shard, ShardCount, ShardMap, WaId};
+use estafet_model::{Owner, Shard, ShardCount, ShardMap, WaId};
 use estafet_proto::v1::{GatewayStatus, NumberState};
 use estafet_runtime::{Clock, Tasks};
 use estafet_store::SharedStore;
@@ -113,11 +113,14 @@ impl World {
         core
     }
 
+    /// Gives a shard to a node, under an epoch above every one before.
     pub fn own(&self, address: &str, shard: u32, count: u32) {
         let count = ShardCount::new(count).unwrap();
         let shard = Shard::new(shard, count).unwrap();
-        self.map
-            .send_modify(|map| map.insert(number(), Owner { address: address.to_owned(), shard, count, epoch: Epoch::new(1) }));
+        self.map.send_modify(|map| {
+            let epoch = map.iter().map(|(_, owner)| owner.epoch).max().unwrap_or_default().next();
+            map.insert(number(), Owner { address: address.to_owned(), shard, count, epoch });
+        });
     }
 
     pub fn deps(&self) -> Deps {
